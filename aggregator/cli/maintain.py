@@ -1,0 +1,21 @@
+"""`aggregator maintain`: make partitions and apply retention, now, in this process."""
+
+from __future__ import annotations
+
+import typer
+
+from aggregator.cli.invocation import settings_of
+
+
+def maintain(context: typer.Context) -> None:
+    """Make partitions ahead of their time and drop those past their retention."""
+    from aggregator.tasks.context import Context, now  # noqa: PLC0415 - SQLAlchemy is loaded only where it is used
+
+    done = Context(settings_of(context)).maintain.run(clock=now)
+    if done is None:
+        raise AssertionError("a run without a slot is never refused")
+    typer.echo(f"{done.partitions_made} partitions made, {len(done.partitions_dropped)} dropped")
+    for name in done.partitions_dropped:
+        typer.echo(f"dropped {name}")
+    for name, reason in done.partitions_held:
+        typer.echo(f"kept {name}: {reason}")

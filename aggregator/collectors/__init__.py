@@ -1,0 +1,23 @@
+"""Collectors: from a source to samples, one file per kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aggregator.collectors.protocol import Collector
+
+
+def make_collectors(data_dir: Path) -> dict[str, Collector]:
+    """A collector for each kind of source; each remembers what it has read, so a process makes them once.
+
+    `data_dir` exists; what the processes of a machine must agree on is kept there.
+    """
+    from aggregator.collectors.command import CommandCollector  # noqa: PLC0415 - the protocol is needed without them
+    from aggregator.collectors.host import HostCollector  # noqa: PLC0415 - as above
+    from aggregator.collectors.prometheus import PrometheusCollector  # noqa: PLC0415 - as above
+
+    return {
+        "prometheus": PrometheusCollector(),
+        "host": HostCollector(floor_path=data_dir / "host-cpu.floor"),
+        "command": CommandCollector(),
+    }

@@ -1,0 +1,104 @@
+"""One tree of errors: a leaf's docstring is its default message, and it says whether trying again can help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class AggregatorError(Exception):
+    """The aggregator could not do what it was asked; the message says why and what to do."""
+
+    #: Whether the same call may succeed later without anybody changing anything.
+    retry: ClassVar[bool] = False
+    #: The exit code of a command that ends with this error (interface: 1 found wrong, 2 usage, 3 no server).
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or type(self).__name__).strip())
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong in the configuration: where it is, what is wrong, and what would be right."""
+
+    file: str
+    line: int | None
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.field}: {self.message}" if self.field else f"{place}: {self.message}"
+
+
+class ConfigurationError(AggregatorError):
+    """The configuration is not valid; `aggregator check` lists every fault."""
+
+    exit_code = 2
+
+    def __init__(self, *faults: Fault) -> None:
+        self.faults = faults
+        super().__init__("\n".join(str(fault) for fault in faults) or None)
+
+
+class UsageError(AggregatorError):
+    """The command was called in a way that cannot work; the message says what to type."""
+
+    exit_code = 2
+
+
+class ServerUnreachableError(AggregatorError):
+    """A server cannot be reached; the message names the setting that says where it is."""
+
+    retry = True
+    exit_code = 3
+
+
+class EnvironmentRefusedError(AggregatorError):
+    """This machine lacks something (a port, a right, disk space); the message says which and the remedy."""
+
+    exit_code = 3
+
+
+class SchemaOutdatedError(AggregatorError):
+    """The database's schema is not at this version; run `aggregator db migrate`."""
+
+    exit_code = 3
+
+
+class UnknownSourceError(AggregatorError):
+    """No such source is configured; add a [[sources]] entry of that name, or use one that exists."""
+
+    exit_code = 2
+
+
+class UnknownSummaryError(AggregatorError):
+    """No such summary has been computed; add a [[summaries]] entry of that name, or wait for its first refresh."""
+
+    exit_code = 2
+
+
+class SelectorError(AggregatorError):
+    """The selector cannot be read; write it as Prometheus does: name{label="value",other=~"regex"}."""
+
+    exit_code = 2
+
+
+class RejectedError(AggregatorError):
+    """What a target sent was refused as a whole: nothing of it is kept.
+
+    `reason` is a short static word (a label value of `aggregator_samples_rejected_total`).
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+class CollectionFailedError(AggregatorError):
+    """A collection asked for by hand failed on every target; the message is the first target's error."""
+
+
+class LeaseLostError(AggregatorError):
+    """Another worker took this collection over after the lease had run out; what it stores is what counts."""

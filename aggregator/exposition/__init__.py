@@ -1,0 +1,1 @@
+"""Exposition text to values: the strict path and the fast one."""

@@ -1,0 +1,1 @@
+"""Pure maths on arrays: buckets, moments, counters and their merge."""

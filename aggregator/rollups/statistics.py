@@ -1,0 +1,94 @@
+"""The mergeable statistics of many series in one bucket, as arrays.
+
+Formulas and edge cases: docs/statistics.md. NaN means "no sample" everywhere; infinities pass through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+#: The arrays that a rollup row holds, by the kind of its block; a kind's other arrays are NULL as a whole.
+GAUGE_STATISTICS = ("count", "last_at", "sum", "min", "max", "first", "last", "m2")
+COUNTER_STATISTICS = ("count", "last_at", "first", "last", "increase", "covered")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of n series in one bucket; every array has the same shape, usually (n,) or (blocks, 64).
+
+    `count`: samples. `last_at`: milliseconds from the bucket's start to the last sample (undefined where count is 0).
+    `m2`: the sum of squared deviations from the mean. `increase`: the sum of a counter's deltas; `covered`: the seconds
+    that those deltas span. A float64 that is not known is NaN.
+    """
+
+    count: Integers
+    last_at: Integers
+    sum: Floats
+    min: Floats
+    max: Floats
+    first: Floats
+    last: Floats
+    m2: Floats
+    increase: Floats
+    covered: Floats
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> Statistics:
+        """No sample anywhere."""
+        values = {field.name: np.full(shape, np.nan) for field in fields(cls)}
+        values["count"] = np.zeros(shape, dtype=np.int64)
+        values["last_at"] = np.zeros(shape, dtype=np.int64)
+        return cls(**values)
+
+    def where(self, condition: npt.NDArray[np.bool_], other: Statistics) -> Statistics:
+        """These statistics where the condition holds, the other ones elsewhere."""
+        return Statistics(
+            **{
+                field.name: np.where(condition, getattr(self, field.name), getattr(other, field.name))
+                for field in fields(self)
+            }
+        )
+
+    def differs(self, other: Statistics) -> npt.NDArray[np.bool_]:
+        """Where any statistic of a series differs, bit by bit but for NaN, which equals itself."""
+        different = np.zeros(self.count.shape, dtype=np.bool_)
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            same = mine == theirs
+            if mine.dtype.kind == "f":
+                same |= np.isnan(mine) & np.isnan(theirs)
+            different |= ~same
+        # Without a sample nothing else has a meaning.
+        return different & ((self.count > 0) | (other.count > 0))
+
+
+class CompensatedSum:
+    """Neumaier's compensated sum of vectors, in the order of the calls (ZAMM 54, 1974, p. 39).
+
+    The order is fixed by the caller and not by an array's shape, so that equal samples give equal bits.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._sum = np.zeros(shape)
+        self._lost = np.zeros(shape)
+
+    def add(self, values: Floats) -> None:
+        """Add one vector; a NaN adds nothing."""
+        given = np.where(np.isnan(values), 0.0, values)
+        total = self._sum + given
+        larger = np.abs(self._sum) >= np.abs(given)
+        lost = np.where(larger, (self._sum - total) + given, (given - total) + self._sum)
+        # Infinity minus infinity is NaN: an infinite sum has nothing to compensate.
+        self._lost += np.where(np.isfinite(total), lost, 0.0)
+        self._sum = total
+
+    @property
+    def total(self) -> Floats:
+        """The sum so far; NaN where infinities of both signs were added."""
+        return self._sum + self._lost

@@ -1,0 +1,1 @@
+"""The stages collect, rollup, summarize and maintain; they meet only in the database."""

@@ -1,0 +1,196 @@
+"""From what targets gave to stored frames: registration first, then one short transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import numpy as np
+import numpy.typing as npt
+
+from aggregator.collectors.protocol import Batch, Collected
+from aggregator.exposition.series import SeriesKey
+from aggregator.storage import catalog, claims, frames, ledger, partitions, registry
+from aggregator.storage.catalog import Installation
+from aggregator.storage.claims import Claim, Ended
+from aggregator.storage.engine import Connection, Database
+from aggregator.storage.series import register
+
+#: A bucket is rolled up this long after its end: a scrape that began in it has been written by then.
+SETTLE = timedelta(seconds=5)
+#: Key tuples of a target that are remembered; a target with timestamps of its own has several.
+MOST_TUPLES = 16
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the values of a batch go: a frame map, and the place in a frame of each of the batch's keys."""
+
+    keys: tuple[SeriesKey, ...]
+    map_id: int
+    places: npt.NDArray[np.int64]
+
+
+@dataclass
+class PlaceCache:
+    """The places that this process has registered. Collectors hand out the same tuple while nothing changes."""
+
+    by_target: dict[int, list[Places]] = field(default_factory=dict)
+
+    def find(self, target_id: int, keys: tuple[SeriesKey, ...]) -> Places | None:
+        """The places of this very tuple."""
+        return next((places for places in self.by_target.get(target_id, ()) if places.keys is keys), None)
+
+    def add(self, target_id: int, places: Places) -> None:
+        """Remember committed places, newest first."""
+        self.by_target[target_id] = [places, *self.by_target.get(target_id, ())][:MOST_TUPLES]
+
+    def forget(self) -> None:
+        """Drop everything: behind a new connection may be another database."""
+        self.by_target.clear()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became of one target's collection: samples kept, and those refused by reason."""
+
+    collected: Collected
+    samples: int
+    late: int
+    rejected: Mapping[str, int]
+
+
+@dataclass
+class FrameStore:
+    """Writes what a shard's targets gave."""
+
+    database: Database
+    places: PlaceCache = field(default_factory=PlaceCache)
+
+    def __post_init__(self) -> None:
+        """Forget what was read where the connection had to be made anew."""
+        self.database.on_reconnect.append(self.places.forget)
+
+    def store(
+        self, claimed: Claim, collected: Sequence[Collected], *, source_id: int, shard_id: int | None, now: datetime
+    ) -> list[Stored]:
+        """Store collections in one transaction with their outcome and their marks in the ledger.
+
+        `shard_id` None: the targets have no shard yet and are given one. Raises LeaseLostError.
+        """
+        shard_of = self._shards(collected, source_id=source_id, shard_id=shard_id)
+        for one in collected:
+            self._register(one, now=now)
+        return self.database.run(lambda connection: self._write(connection, claimed, collected, shard_of, now))
+
+    def _shards(self, collected: Sequence[Collected], *, source_id: int, shard_id: int | None) -> dict[int, int]:
+        if shard_id is not None:
+            return {one.target.id: shard_id for one in collected}
+        weights = {
+            one.target.id: len(one.batches[0].keys) if one.error is None else registry.ASSUMED_SERIES
+            for one in collected
+        }
+        return self.database.run(lambda connection: registry.assign_shards(connection, source_id, weights))
+
+    def _register(self, collected: Collected, *, now: datetime) -> None:
+        """Commit the series of all batches before any frame uses them."""
+        target_id = collected.target.id
+        unknown = [batch for batch in collected.batches if self.places.find(target_id, batch.keys) is None]
+        if not unknown:
+            return
+        keys = list(dict.fromkeys(key for batch in collected.batches for key in batch.keys))
+        mapped = self.database.run(lambda connection: register(connection, target_id, keys, now=now))
+        place_of = dict(zip(keys, mapped.places, strict=True))
+        for batch in unknown:
+            places = np.array([place_of[key] for key in batch.keys], dtype=np.int64)
+            self.places.add(target_id, Places(batch.keys, mapped.map_id, places))
+
+    def _write(
+        self,
+        connection: Connection,
+        claimed: Claim,
+        collected: Sequence[Collected],
+        shard_of: Mapping[int, int],
+        now: datetime,
+    ) -> list[Stored]:
+        installation = catalog.read_installation(connection)
+        oldest = _oldest_accepted(connection, installation, now=now)
+        accepted = {one.target.id: [batch for batch in one.batches if batch.at >= oldest] for one in collected}
+        ended = {one.target.id: Ended(one.error is None, one.duration_seconds, one.samples) for one in collected}
+        claims.record(connection, claimed, ended, now=now)
+        frames.lock_targets(connection, shard_of)
+        rows = [self._frame(target_id, batch) for target_id, batches in accepted.items() for batch in batches]
+        rows = frames.joined(rows)
+        _ensure_partitions(connection, rows)
+        written = frames.write_frames(connection, rows, received_at=now)
+        ledger.mark(connection, _marks(written.changed, shard_of, installation, now=now), now=now)
+        acceptance = _Acceptance(installation, oldest, now)
+        return [acceptance.outcome(one, replaced=written.differing.get(one.target.id, 0)) for one in collected]
+
+    def _frame(self, target_id: int, batch: Batch) -> frames.Frame:
+        places = self.places.find(target_id, batch.keys)
+        if places is None:
+            raise AssertionError("a batch is registered before it is written")
+        values = np.full(int(places.places.max()) + 1, np.nan)
+        values[places.places] = batch.values
+        return frames.Frame(target_id, places.map_id, batch.at, values)
+
+
+@dataclass(frozen=True)
+class _Acceptance:
+    """Which samples were taken, and which of those came after their bucket had been rolled up."""
+
+    installation: Installation
+    oldest: datetime
+    now: datetime
+
+    def outcome(self, collected: Collected, *, replaced: int) -> Stored:
+        accepted = [batch for batch in collected.batches if batch.at >= self.oldest]
+        refused = sum(_samples(batch) for batch in collected.batches if batch.at < self.oldest)
+        late = sum(_samples(batch) for batch in accepted if self._is_late(batch.at))
+        rejected = dict(collected.rejected)
+        for reason, count in (("too_old", refused), ("replaced", replaced)):
+            if count:
+                rejected[reason] = rejected.get(reason, 0) + count
+        return Stored(collected, sum(_samples(batch) for batch in accepted), late, rejected)
+
+    def _is_late(self, at: datetime) -> bool:
+        return any(
+            tier.ladder.end_of(tier.ladder.start_of(at)) + SETTLE < self.now for tier in self.installation.finest
+        )
+
+
+def _samples(batch: Batch) -> int:
+    return int(np.count_nonzero(~np.isnan(batch.values)))
+
+
+def _oldest_accepted(connection: Connection, installation: Installation, *, now: datetime) -> datetime:
+    """Samples before this are refused: their bucket could not be recomputed from all of its input."""
+    oldest = now - installation.sample_retention
+    dropped = catalog.dropped_before(connection, "sample_frame")
+    if dropped is not None and dropped > oldest:
+        oldest = dropped
+    # A whole bucket, or nothing: the one that holds the edge may have lost its first samples.
+    return max((tier.ladder.end_of(tier.ladder.start_of(oldest)) for tier in installation.finest), default=oldest)
+
+
+def _ensure_partitions(connection: Connection, rows: Sequence[frames.Frame]) -> None:
+    """Days that `maintain` did not foresee: only an instant of a sample's own can lie in one."""
+    for day in sorted({partitions.SAMPLES.bounds(row.at)[0] for row in rows}):
+        partitions.ensure(connection, partitions.SAMPLES, since=day, until=day + partitions.SAMPLES.width)
+
+
+def _marks(
+    rows: Sequence[frames.Frame], shard_of: Mapping[int, int], installation: Installation, *, now: datetime
+) -> Iterator[ledger.Mark]:
+    """What is to be rolled up: each (bucket, target), or the bucket as a whole where most targets are in it."""
+    for tier in installation.finest:
+        touched: dict[tuple[int, datetime], set[int]] = {}
+        for row in rows:
+            bucket = tier.ladder.start_of(row.at)
+            touched.setdefault((shard_of[row.target_id], bucket), set()).add(row.target_id)
+        for (shard_id, bucket), target_ids in touched.items():
+            due = max(now, tier.ladder.end_of(bucket) + SETTLE)
+            for target_id in sorted(target_ids):
+                yield ledger.Mark(tier.id, shard_id, bucket, due, target_id)

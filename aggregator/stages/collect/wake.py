@@ -1,0 +1,72 @@
+"""Waking a source: find its targets, and say which shards are to be collected, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+
+from aggregator.collectors.discovery import Discoverer
+from aggregator.config.model import BaseSource, CommandSource, HostSource, PrometheusSource
+from aggregator.storage import registry, runs
+from aggregator.storage.engine import Connection, Database
+from aggregator.storage.registry import ShardEntry, TargetEntry
+
+log = structlog.get_logger(__name__)
+
+#: A node that was not seen for so long gets no slots of its own: nobody would read them.
+NODE_GONE = timedelta(seconds=90)
+
+
+@dataclass
+class Wake:
+    """Finds the shards of a source, with what its process remembers of the targets."""
+
+    database: Database
+    discoverer: Discoverer = field(default_factory=Discoverer)
+    synced: dict[int, tuple[TargetEntry, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Forget what was synced where the connection had to be made anew."""
+        self.database.on_reconnect.append(self.synced.clear)
+
+    def shards(self, source_id: int, source: BaseSource, *, slot: datetime | None, now: datetime) -> list[ShardEntry]:
+        """The shards to be collected in a slot (None: by hand), after the source's targets were brought up to date."""
+
+        def work(connection: Connection) -> tuple[tuple[TargetEntry, ...], list[ShardEntry]]:
+            if slot is not None:
+                runs.woken(connection, f"collect:{source.name}", slot=slot, interval=source.interval, now=now)
+            seen_since = now - NODE_GONE
+            entries = self._entries(connection, source, seen_since=seen_since)
+            if self.synced.get(source_id) != entries:
+                _sync(connection, source_id, entries, now=now)
+            return entries, registry.collectable_shards(connection, source_id, seen_since=seen_since)
+
+        entries, shards = self.database.run(work)
+        self.synced[source_id] = entries
+        return shards
+
+    def _entries(self, connection: Connection, source: BaseSource, *, seen_since: datetime) -> tuple[TargetEntry, ...]:
+        if isinstance(source, PrometheusSource):
+            found = self.discoverer.discover(source)
+            for fault in found.faults:
+                log.warning("discovery_fault", source=source.name, fault=fault)
+            return tuple(TargetEntry(target.address, target.labels) for target in found.targets)
+        if isinstance(source, HostSource | CommandSource):
+            nodes = registry.live_nodes(connection, seen_since=seen_since)
+            chosen = {name: node_id for name, node_id in nodes.items() if not source.nodes or name in source.nodes}
+            return tuple(TargetEntry(name, _node_labels(source, name), node_id) for name, node_id in chosen.items())
+        raise AssertionError(f"a source of kind {type(source).__name__} has no way to find its targets")
+
+
+def _node_labels(source: BaseSource, node: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted({**source.labels, "job": source.name, "instance": node}.items()))
+
+
+def _sync(connection: Connection, source_id: int, entries: tuple[TargetEntry, ...], *, now: datetime) -> None:
+    registry.sync_targets(connection, source_id, entries, now=now)
+    for node_id in sorted({entry.node_id for entry in entries if entry.node_id is not None}):
+        registry.ensure_node_shard(connection, source_id, node_id)
+    if any(entry.node_id is None for entry in entries):
+        registry.ensure_intake(connection, source_id)

@@ -1,0 +1,117 @@
+"""The stage maintain: partitions ahead, and what has passed its retention dropped (ledger rule 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+
+import structlog
+
+from aggregator.storage import catalog, partitions, retention, runs
+from aggregator.storage.catalog import Installation
+from aggregator.storage.engine import Connection, Database
+from aggregator.storage.partitions import COLLECTIONS, SAMPLES, Partition, Partitioned
+
+log = structlog.get_logger(__name__)
+
+INTERVAL = timedelta(minutes=10)
+LEASE = timedelta(minutes=5)
+#: How far ahead of their time partitions are made: a weekend and a day.
+AHEAD = timedelta(days=3)
+KEEP_COLLECTIONS = timedelta(days=14)
+KEEP_RUNS = timedelta(days=14)
+
+
+@dataclass(frozen=True)
+class Maintained:
+    """What one run did."""
+
+    partitions_made: int
+    partitions_dropped: tuple[str, ...]
+    #: Partitions past their retention that are still needed, each with the reason.
+    partitions_held: tuple[tuple[str, str], ...]
+
+    @property
+    def changes(self) -> int:
+        """How many partitions came or went."""
+        return self.partitions_made + len(self.partitions_dropped)
+
+
+@dataclass
+class Maintain:
+    """The stage."""
+
+    database: Database
+    node: str
+
+    def run(self, *, clock: Callable[[], datetime], slot: datetime | None = None) -> Maintained | None:
+        """One run; with a slot, None where another worker has claimed it."""
+        run_id = self._claim(slot, clock()) if slot is not None else None
+        if slot is not None and run_id is None:
+            return None
+        done = self._maintain(clock())
+        if run_id is not None:
+            self.database.run(
+                lambda connection: runs.finish(connection, run_id, outcome="ok", rows=done.changes, now=clock())
+            )
+        return done
+
+    def _claim(self, slot: datetime, now: datetime) -> int | None:
+        return self.database.run(
+            lambda connection: runs.claim_slot(
+                connection, stage="maintain", subject="", slot=slot, node=self.node, now=now, lease=LEASE
+            )
+        )
+
+    def _maintain(self, now: datetime) -> Maintained:
+        installation = self.database.run(catalog.read_installation)
+        made = self.database.run(lambda connection: _ensure_ahead(connection, installation, now=now))
+        dropped: list[str] = []
+        held: list[tuple[str, str]] = []
+        for partitioned, old, needs in self._past_retention(installation, now):
+            reason = self.database.run(
+                partial(retention.drop_unless_needed, partitioned=partitioned, partition=old, needs=needs)
+            )
+            if reason is None:
+                dropped.append(old.name)
+                log.info("partition_dropped", partition=old.name)
+            else:
+                held.append((old.name, reason))
+        self.database.run(lambda connection: runs.forget_before(connection, now - KEEP_RUNS))
+        return Maintained(made, tuple(dropped), tuple(held))
+
+    def _past_retention(
+        self, installation: Installation, now: datetime
+    ) -> list[tuple[Partitioned, Partition, retention.Needs]]:
+        """All partitions whose whole interval lies past the retention of their table, with who may still need them."""
+        tables = [
+            (
+                SAMPLES,
+                installation.sample_retention,
+                retention.Needs("sample_frame", 0, tuple(t.id for t in installation.finest)),
+            ),
+            (COLLECTIONS, KEEP_COLLECTIONS, retention.Needs("collections", 0, ())),
+        ]
+        for tier in installation.tiers:
+            above = tuple(other.id for other in installation.built_from(tier.id))
+            tables.append((tier.partitions, tier.retention, retention.Needs("rollup", tier.id, above)))
+
+        def read(connection: Connection) -> list[tuple[Partitioned, Partition, retention.Needs]]:
+            return [
+                (partitioned, partition, needs)
+                for partitioned, keep, needs in tables
+                for partition in partitions.existing(connection, partitioned)
+                if partition.end < now - keep
+            ]
+
+        return self.database.run(read)
+
+
+def _ensure_ahead(connection: Connection, installation: Installation, *, now: datetime) -> int:
+    made = partitions.ensure(connection, SAMPLES, since=now, until=now + AHEAD)
+    made += partitions.ensure(connection, COLLECTIONS, since=now, until=now + AHEAD)
+    for tier in installation.tiers:
+        made += partitions.ensure(connection, tier.partitions, since=now, until=now + AHEAD)
+    return made

@@ -1,0 +1,57 @@
+"""A node says that it lives, and at its start publishes what its file says (docs/adr/0007)."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection, select
+
+from aggregator import __version__
+from aggregator.config.model import Settings
+from aggregator.storage import publish, registry, runs, tables
+from aggregator.storage.engine import Database
+
+log = structlog.get_logger(__name__)
+
+
+def announce(database: Database, settings: Settings, *, config_hash: str, started_at: datetime, now: datetime) -> None:
+    """Record that this node lives; the first time since its start, publish its configuration where that is its part."""
+
+    def work(connection: Connection) -> None:
+        nodes = tables.nodes
+        known_start = connection.execute(select(nodes.c.started_at).where(nodes.c.name == settings.node)).scalar()
+        if known_start != started_at and should_publish(connection, settings, config_hash=config_hash):
+            publish.publish(connection, settings, config_hash=config_hash, now=now)
+            log.info("configuration_published", hash=config_hash, file=str(settings.file or "defaults"))
+        registry.see_node(
+            connection,
+            settings.node,
+            now=now,
+            started_at=started_at,
+            config_hash=config_hash,
+            version=__version__,
+            exporter_url=f"http://{settings.exporter_listen}/metrics",
+        )
+
+    database.run(work)
+
+
+def should_publish(connection: Connection, settings: Settings, *, config_hash: str) -> bool:
+    """Whether this process' settings are to become the installation's.
+
+    Those of a file always do. Defaults only where nothing is published or where they were published by this node: a
+    worker that only knows the URLs goes by what it finds.
+    """
+    table = tables.installation
+    row = connection.execute(select(table.c.config_hash, table.c.published_by)).one_or_none()
+    if row is None:
+        return True
+    if row.config_hash == config_hash:
+        return False
+    return settings.file is not None or row.published_by == settings.node
+
+
+def record_wake(database: Database, job: str, *, slot: datetime, interval: timedelta, now: datetime) -> None:
+    """Record that the wake of a job was read."""
+    database.run(lambda connection: runs.woken(connection, job, slot=slot, interval=interval, now=now))

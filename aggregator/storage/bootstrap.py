@@ -1,0 +1,36 @@
+"""From an empty database to one that workers can use: schema, views, partitions, the published configuration."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from aggregator.config.digest import config_hash
+from aggregator.config.model import Settings
+from aggregator.storage.announce import should_publish
+from aggregator.storage.engine import Database
+from aggregator.storage.migrate import upgrade
+from aggregator.storage.publish import create_views, publish
+
+
+def bring_up(url: str, settings: Settings, *, now: datetime) -> bool:
+    """Bring the schema to head, and publish these settings where that is their part; gives whether they were.
+
+    Raises ServerUnreachableError where there is no server.
+    """
+    upgrade(url)
+    digest = config_hash(settings)
+
+    def work(connection: Connection) -> bool:
+        if should_publish(connection, settings, config_hash=digest):
+            publish(connection, settings, config_hash=digest, now=now)
+            return True
+        create_views(connection, settings)  # their text may be newer than the database's
+        return False
+
+    database = Database.connect(url, application="aggregator migrate")
+    try:
+        return database.run(work)
+    finally:
+        database.dispose()

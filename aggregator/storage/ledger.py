@@ -1,0 +1,113 @@
+"""The dirty ledger: inputs that changed since they were last rolled up. Writers only append (docs/adr/0002)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, delete, func, insert, select
+
+from aggregator.storage import tables
+
+_DIRTY = tables.dirty
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A bucket of a shard whose input changed; `target_id` None means any target of the shard."""
+
+    tier_id: int
+    shard_id: int
+    bucket: datetime
+    due: datetime
+    target_id: int | None = None
+    backfill: bool = False
+
+
+def mark(connection: Connection, marks: Iterable[Mark], *, now: datetime) -> None:
+    """Append marks, once each."""
+    rows = [
+        {
+            "tier_id": one.tier_id,
+            "shard_id": one.shard_id,
+            "target_id": one.target_id,
+            "bucket": one.bucket,
+            "due": one.due,
+            "marked": now,
+            "backfill": one.backfill,
+        }
+        for one in dict.fromkeys(marks)
+    ]
+    if rows:
+        connection.execute(insert(_DIRTY), rows)
+
+
+def due_shards(connection: Connection, *, now: datetime, limit: int = 1_000) -> list[int]:
+    """Shards with due ledger rows, live before backfill, longest due first. Uses index: dirty_due_idx."""
+    statement = (
+        select(_DIRTY.c.shard_id)
+        .where(_DIRTY.c.due <= now)
+        .group_by(_DIRTY.c.shard_id)
+        .order_by(func.bool_and(_DIRTY.c.backfill), func.min(_DIRTY.c.due))
+        .limit(limit)
+    )
+    return list(connection.execute(statement).scalars())
+
+
+def lock_shard(connection: Connection, shard_id: int) -> bool:
+    """Lock a shard for its rollups; False where another worker has it.
+
+    NO KEY UPDATE: plain FOR UPDATE would block, and be skipped for, inserts of rows that refer to the shard.
+    """
+    table = tables.shards
+    statement = select(table.c.id).where(table.c.id == shard_id).with_for_update(key_share=True, skip_locked=True)
+    return connection.execute(statement).first() is not None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Ledger rows taken off for one tier of a shard. `targets`: per bucket the dirty targets, None for all of them."""
+
+    tier_id: int
+    backfill: bool
+    targets: dict[datetime, frozenset[int] | None]
+
+
+def take(connection: Connection, shard_id: int, *, now: datetime, most_buckets: int) -> Work | None:
+    """Take off what is due next for a locked shard: live before backfill, finer tiers first, oldest first.
+
+    The caller reads its inputs in later statements: whatever is committed by then is in them, and a row that is not
+    visible here stays in the ledger. Uses index: dirty_shard_id_bucket_idx.
+    """
+    is_backfill = func.bool_and(_DIRTY.c.backfill)
+    due = connection.execute(
+        select(_DIRTY.c.tier_id, _DIRTY.c.bucket, is_backfill.label("backfill"))
+        .join(tables.tiers, tables.tiers.c.id == _DIRTY.c.tier_id)
+        .where(_DIRTY.c.shard_id == shard_id, _DIRTY.c.due <= now)
+        .group_by(_DIRTY.c.tier_id, _DIRTY.c.bucket, tables.tiers.c.step_seconds)
+        .order_by(is_backfill, tables.tiers.c.step_seconds, _DIRTY.c.bucket)
+        .limit(most_buckets)
+    ).all()
+    if not due:
+        return None
+    first = due[0]
+    buckets = [row.bucket for row in due if (row.tier_id, row.backfill) == (first.tier_id, first.backfill)]
+    return Work(first.tier_id, first.backfill, _delete(connection, shard_id, first.tier_id, buckets))
+
+
+def _delete(
+    connection: Connection, shard_id: int, tier_id: int, buckets: list[datetime]
+) -> dict[datetime, frozenset[int] | None]:
+    statement = (
+        delete(_DIRTY)
+        .where(and_(_DIRTY.c.shard_id == shard_id, _DIRTY.c.tier_id == tier_id, _DIRTY.c.bucket.in_(buckets)))
+        .returning(_DIRTY.c.bucket, _DIRTY.c.target_id)
+    )
+    found: dict[datetime, set[int | None]] = {bucket: set() for bucket in buckets}
+    for row in connection.execute(statement):
+        found[row.bucket].add(row.target_id)
+    return {
+        bucket: None if None in targets else frozenset(target for target in targets if target is not None)
+        for bucket, targets in sorted(found.items())
+    }

@@ -1,0 +1,57 @@
+"""The schema's version: bring a database to head, and say whether it is there."""
+
+from __future__ import annotations
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from aggregator.bundled import bundled
+from aggregator.storage.engine import driver_url, make_engine, transaction
+from aggregator.storage.tables import SCHEMA
+
+
+def _config(url: str | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(bundled("migrations")))
+    if url:
+        config.attributes["url"] = driver_url(url)
+    return config
+
+
+def upgrade(url: str) -> None:
+    """Bring the schema to head; several callers at once wait for one another.
+
+    Raises ServerUnreachableError where there is no server.
+    """
+    engine = make_engine(url, application="aggregator migrate")
+    try:
+        with transaction(engine):
+            pass  # says "cannot be reached" in our words before alembic does in its own
+    finally:
+        engine.dispose()
+    command.upgrade(_config(url), "head")
+
+
+def head_revision() -> str:
+    """The revision that this version of the code needs."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    if revision is None:
+        raise AssertionError("no migration is packaged")
+    return revision
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The revision that the database has; None where the schema was never made."""
+    context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
+    return context.get_current_revision()
+
+
+def schema_fault(connection: Connection) -> str | None:
+    """Why the database cannot be used by this version of the code; None where its schema is at head."""
+    current, head = current_revision(connection), head_revision()
+    if current == head:
+        return None
+    return f"the schema is at {current or 'nothing'} and this version needs {head}; run `aggregator db migrate`"

@@ -1,0 +1,157 @@
+"""The configuration in the database: what every worker, view and reader goes by (docs/adr/0007)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from aggregator.config.ladder import is_local, parents
+from aggregator.config.model import Settings, Source, Summary, Tier
+from aggregator.rollups.buckets import offset_of
+from aggregator.storage import partitions, tables, views
+from aggregator.storage.claims import move_slots
+
+#: How far ahead of their time partitions are made.
+AHEAD = timedelta(days=3)
+
+_SOURCE: TypeAdapter[Source] = TypeAdapter(Source)
+
+
+def publish(connection: Connection, settings: Settings, *, config_hash: str, now: datetime) -> None:
+    """Store the settings as the installation's: sources, tiers with views and partitions, summaries.
+
+    What the settings no longer name becomes inactive; nothing that was collected is touched.
+    """
+    # One publisher at a time, so that the newest one wins as a whole.
+    connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("aggregator.publish"))))
+    _publish_installation(connection, settings, config_hash=config_hash, now=now)
+    _publish_sources(connection, settings.sources, by=settings.node, now=now)
+    _publish_tiers(connection, settings.tiers)
+    _publish_summaries(connection, settings.summaries)
+    create_views(connection, settings)
+    ensure_partitions(connection, settings, now=now)
+
+
+def published_hash(connection: Connection) -> str | None:
+    """The hash of the published configuration; None where nothing was published yet."""
+    return connection.execute(select(tables.installation.c.config_hash)).scalar_one_or_none()
+
+
+def _publish_installation(connection: Connection, settings: Settings, *, config_hash: str, now: datetime) -> None:
+    values = {
+        "namespace": settings.namespace,
+        "lateness_seconds": settings.lateness.total_seconds(),
+        "lookback_seconds": settings.lookback.total_seconds(),
+        "sample_retention_seconds": settings.sample_retention.total_seconds(),
+        "config_hash": config_hash,
+        "published_at": now,
+        "published_by": settings.node,
+    }
+    statement = insert(tables.installation).values(is_only=True, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["is_only"], set_=values))
+
+
+def _publish_sources(connection: Connection, sources: Sequence[Source], *, by: str, now: datetime) -> None:
+    names = [source.name for source in sources]
+    connection.execute(update(tables.sources).where(tables.sources.c.name.not_in(names)).values(active=False))
+    intervals = dict(connection.execute(select(tables.sources.c.name, tables.sources.c.interval_seconds)).all())
+    for source in sources:
+        values = {
+            "kind": source.kind,
+            # What was not set stays unset: a default may be a better one in a later version.
+            "definition": {"kind": source.kind, **source.model_dump(mode="json", exclude_unset=True)},
+            "interval_seconds": source.interval.total_seconds(),
+            "offset_seconds": offset_of(source.name, source.interval).total_seconds(),
+            "active": True,
+            "published_at": now,
+            "published_by": by,
+        }
+        statement = insert(tables.sources).values(name=source.name, **values)
+        statement = statement.on_conflict_do_update(index_elements=["name"], set_=values)
+        source_id = connection.execute(statement.returning(tables.sources.c.id)).scalar_one()
+        if intervals.get(source.name, values["interval_seconds"]) != values["interval_seconds"]:
+            move_slots(connection, source_id, now=now)
+
+
+def _publish_tiers(connection: Connection, tiers: Sequence[Tier]) -> None:
+    names = [tier.name for tier in tiers]
+    connection.execute(update(tables.tiers).where(tables.tiers.c.name.not_in(names)).values(active=False))
+    parent_of = parents(tiers)
+    ids: dict[str, int] = {}
+    for tier in sorted(tiers, key=lambda tier: tier.step):
+        parent = parent_of[tier.name]
+        values = {
+            "step_seconds": tier.step.total_seconds(),
+            "retention_seconds": tier.retention.total_seconds(),
+            "timezone": tier.timezone,
+            "parent_id": ids[parent.name] if parent else None,
+            "active": True,
+        }
+        statement = insert(tables.tiers).values(name=tier.name, **values)
+        statement = statement.on_conflict_do_update(index_elements=["name"], set_=values)
+        ids[tier.name] = connection.execute(statement.returning(tables.tiers.c.id)).scalar_one()
+
+
+def _publish_summaries(connection: Connection, summaries: Sequence[Summary]) -> None:
+    names = [summary.name for summary in summaries]
+    connection.execute(update(tables.summaries).where(tables.summaries.c.name.not_in(names)).values(active=False))
+    for summary in summaries:
+        values = {
+            "definition": summary.model_dump(mode="json"),
+            "refresh_seconds": summary.refresh.total_seconds(),
+            "active": True,
+        }
+        statement = insert(tables.summaries).values(name=summary.name, **values)
+        connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+
+
+def create_views(connection: Connection, settings: Settings) -> None:
+    """Make or renew the views of all tiers."""
+    views.create_samples_view(connection)
+    ids = dict(connection.execute(select(tables.tiers.c.name, tables.tiers.c.id)).all())
+    for tier in settings.tiers:
+        finer = tuple(ids[other.name] for other in settings.tiers if other.step <= tier.step)
+        views.create_tier_view(
+            connection,
+            views.TierView(
+                tier_id=ids[tier.name],
+                name=tier.name,
+                step_seconds=tier.step.total_seconds(),
+                timezone=tier.timezone,
+                is_local=is_local(tier),
+                finer_ids=finer,
+                lateness_seconds=settings.lateness.total_seconds(),
+            ),
+        )
+
+
+def ensure_partitions(connection: Connection, settings: Settings, *, now: datetime) -> int:
+    """Make the partitions from the oldest sample that is accepted to `AHEAD`; gives how many were missing."""
+    since = now - settings.sample_retention
+    made = partitions.ensure(connection, partitions.SAMPLES, since=since, until=now + AHEAD)
+    made += partitions.ensure(connection, partitions.COLLECTIONS, since=now, until=now + AHEAD)
+    ids = dict(connection.execute(select(tables.tiers.c.name, tables.tiers.c.id)).all())
+    parent_of = parents(settings.tiers)
+    for tier in settings.tiers:
+        partitions.ensure_tier(connection, tier_id=ids[tier.name], tier_name=tier.name)
+        partitioned = partitions.rollup_partitions(tier.name, tier.step, is_finest=parent_of[tier.name] is None)
+        made += partitions.ensure(connection, partitioned, since=since - tier.step, until=now + AHEAD)
+    return made
+
+
+def find_source(connection: Connection, name: str) -> tuple[int, Source] | None:
+    """A published source with its id. Uses index: sources_name_key."""
+    table = tables.sources
+    statement = select(table.c.id, table.c.definition).where(table.c.active, table.c.name == name)
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else (row.id, _SOURCE.validate_python(row.definition))
+
+
+def source_names(connection: Connection) -> list[str]:
+    """The names of all published sources."""
+    table = tables.sources
+    return list(connection.execute(select(table.c.name).where(table.c.active).order_by(table.c.name)).scalars())

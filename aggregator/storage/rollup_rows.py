@@ -1,0 +1,192 @@
+"""Rollup rows: read and written as matrices, one line per block, one array per statistic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, select, text
+
+from aggregator.rollups.statistics import COUNTER_STATISTICS, GAUGE_STATISTICS, Statistics
+from aggregator.storage import tables
+from aggregator.storage.blocks import BLOCK_SERIES, Grid
+from aggregator.storage.copying import Rows, copy_in, copy_out, encode, from_wire_instant, grouped, wire_instants
+
+_TABLE = tables.rollup
+_KEYS = ("bucket", "block_id", "slots_due", "tier_id")
+_STATISTICS = tuple(field.name for field in fields(Statistics))
+_ALL_NAMES = (*_KEYS, "count", "last_at", "sum", "min", "max", "first", "last", "m2", "increase", "covered")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The rollups of some blocks in one bucket: statistics of shape (blocks, 64), and which blocks have a row."""
+
+    statistics: Statistics
+    has_row: npt.NDArray[np.bool_]
+
+    @classmethod
+    def nothing(cls, blocks: int) -> Stored:
+        """No row of any block."""
+        return cls(Statistics.empty((blocks, BLOCK_SERIES)), np.zeros(blocks, dtype=np.bool_))
+
+
+def _names(*, is_counter: bool, is_finest: bool) -> tuple[str, ...]:
+    names = COUNTER_STATISTICS if is_counter else GAUGE_STATISTICS
+    return names if is_finest else tuple(name for name in names if name != "last_at")
+
+
+def read_rollups(
+    connection: Connection,
+    *,
+    tier_id: int,
+    is_finest: bool,
+    grid: Grid,
+    since: datetime,
+    until: datetime,
+    only: tuple[str, ...] = _STATISTICS,
+) -> dict[datetime, Stored]:
+    """The rollups of a grid's blocks by bucket, oldest first; buckets without any row are left out.
+
+    `only` leaves out statistics that the caller does not need. Uses index: rollup_pkey.
+    """
+    found: dict[datetime, Stored] = {}
+    for counters in (False, True):
+        ids = grid.block_ids[grid.is_counter == counters]
+        wanted = tuple(name for name in _names(is_counter=counters, is_finest=is_finest) if name in only)
+        if not len(ids) or not wanted:
+            continue
+        names = ("bucket", "block_id", *wanted)
+        query = select(*(_TABLE.c[name] for name in names)).where(
+            _TABLE.c.tier_id == tier_id,
+            _TABLE.c.block_id.in_(ids.tolist()),
+            _TABLE.c.bucket >= since,
+            _TABLE.c.bucket < until,
+        )
+        for rows in grouped(copy_out(connection, query), _TABLE, names):
+            _scatter(found, rows, wanted, grid.block_ids)
+    return dict(sorted(found.items()))
+
+
+def read_bucket(
+    connection: Connection,
+    *,
+    tier_id: int,
+    is_finest: bool,
+    grid: Grid,
+    bucket: datetime,
+) -> Stored:
+    """What stands in one bucket now; no sample and no row where it was never computed. Uses index: rollup_pkey."""
+    found = read_rollups(
+        connection,
+        tier_id=tier_id,
+        is_finest=is_finest,
+        grid=grid,
+        since=bucket,
+        until=bucket + timedelta(microseconds=1),
+    )
+    return found.get(bucket) or Stored.nothing(len(grid.block_ids))
+
+
+def _scatter(
+    found: dict[datetime, Stored], rows: Rows, wanted: tuple[str, ...], block_ids: npt.NDArray[np.int64]
+) -> None:
+    lines = np.searchsorted(block_ids, rows.columns["block_id"])
+    for wire_bucket in np.unique(rows.columns["bucket"]):
+        here = rows.columns["bucket"] == wire_bucket
+        bucket = from_wire_instant(int(wire_bucket))
+        if bucket not in found:
+            found[bucket] = Stored.nothing(len(block_ids))
+        stored = found[bucket]
+        stored.has_row[lines[here]] = True
+        for name in wanted:
+            values = rows.columns[name][here]
+            getattr(stored.statistics, name)[lines[here], : values.shape[1]] = values
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Which bucket of which tier is written."""
+
+    tier_id: int
+    is_finest: bool
+    start: datetime
+    slots_due: int
+
+
+def write_rollups(
+    connection: Connection, bucket: Bucket, *, grid: Grid, rollups: Stored, lines: npt.NDArray[np.bool_]
+) -> int:
+    """Write the given lines: new rows by COPY, existing ones replaced in place; gives the number of rows.
+
+    The caller holds the shard's lock, so `rollups.has_row` stays true.
+    """
+    fresh = _encoded(bucket, grid, rollups.statistics, lines & ~rollups.has_row)
+    if fresh:
+        copy_in(connection, 'aggregator."rollup"', _ALL_NAMES, fresh)
+    replaced = _encoded(bucket, grid, rollups.statistics, lines & rollups.has_row)
+    if replaced:
+        ids = grid.block_ids[lines & rollups.has_row].tolist()
+        _replace(connection, replaced, {"tier_id": bucket.tier_id, "bucket": bucket.start, "block_ids": ids})
+    return int(np.count_nonzero(lines))
+
+
+def _encoded(bucket: Bucket, grid: Grid, statistics: Statistics, chosen: npt.NDArray[np.bool_]) -> list[bytes]:
+    """The chosen lines as COPY data, grouped by kind and by how many positions of a block are in use."""
+    parts: list[bytes] = []
+    used = _used_positions(statistics.count)
+    for counters in (False, True):
+        names = _names(is_counter=counters, is_finest=bucket.is_finest)
+        of_kind = chosen & (grid.is_counter == counters)
+        for width in np.unique(used[of_kind]):
+            here = of_kind & (used == width)
+            columns = _keys(bucket, grid.block_ids[here])
+            columns |= {name: getattr(statistics, name)[here, :width] for name in names}
+            parts.append(encode(_TABLE, _ALL_NAMES, Rows(columns)))
+    return parts
+
+
+def _keys(bucket: Bucket, block_ids: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    count = len(block_ids)
+    return {
+        "bucket": np.repeat(wire_instants([bucket.start]), count),
+        "block_id": block_ids,
+        "slots_due": np.full(count, bucket.slots_due),
+        "tier_id": np.full(count, bucket.tier_id),
+    }
+
+
+def _used_positions(count: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Per line the place behind the last position that has a sample; at least 1."""
+    given = count > 0
+    from_end = np.argmax(given[:, ::-1], axis=1)
+    return np.where(given.any(axis=1), count.shape[1] - from_end, 1)
+
+
+# A temporary table: an UPDATE by values would send every number as text.
+_STAGING = text(
+    "CREATE TEMPORARY TABLE IF NOT EXISTS rollup_staging (LIKE aggregator.rollup)"
+    " WITH (toast_tuple_target = 8160) ON COMMIT DROP"
+)
+_ASSIGNMENTS = ", ".join(
+    f'"{name}" = staged."{name}"' for name in _ALL_NAMES if name not in ("bucket", "block_id", "tier_id")
+)
+# Uses index: rollup_pkey.
+_UPDATE = text(
+    f"UPDATE aggregator.rollup AS stored SET {_ASSIGNMENTS} FROM pg_temp.rollup_staging AS staged"  # noqa: S608 - names of our own table
+    # Said as values too, so that one partition is looked at, and by its index.
+    " WHERE stored.tier_id = :tier_id AND stored.bucket = :bucket AND stored.block_id = ANY(:block_ids)"
+    " AND staged.block_id = stored.block_id"
+)
+_EMPTY_STAGING = text("TRUNCATE pg_temp.rollup_staging")
+
+
+def _replace(connection: Connection, parts: Sequence[bytes], where: dict[str, object]) -> None:
+    connection.execute(_STAGING)
+    copy_in(connection, "pg_temp.rollup_staging", _ALL_NAMES, parts)
+    connection.execute(_UPDATE, where)
+    connection.execute(_EMPTY_STAGING)

@@ -1,0 +1,75 @@
+"""Runs of the stages, the slots that they claim, and the wakes that workers have read."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, Interval, cast, delete, func, insert, literal, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from aggregator.storage import tables
+
+_RUNS = tables.runs
+
+
+def claim_slot(
+    connection: Connection, *, stage: str, subject: str, slot: datetime, node: str, now: datetime, lease: timedelta
+) -> int | None:
+    """Claim a slot of a stage's job, or take over one whose lease has expired; the run's id, or None for the loser.
+
+    Uses index: runs_slot_key.
+    """
+    statement = upsert(_RUNS).values(
+        stage=stage, subject=subject, slot=slot, node=node, started_at=now, lease_until=now + lease
+    )
+    statement = statement.on_conflict_do_update(
+        index_elements=["stage", "subject", "slot"],
+        index_where=_RUNS.c.slot.is_not(None),
+        set_={"node": node, "started_at": now, "lease_until": now + lease},
+        where=_RUNS.c.finished_at.is_(None) & (_RUNS.c.lease_until < now),
+    )
+    return connection.execute(statement.returning(_RUNS.c.id)).scalar_one_or_none()
+
+
+def finish(
+    connection: Connection, run_id: int, *, outcome: str, rows: int, now: datetime, error: str | None = None
+) -> None:
+    """Record how a claimed run ended. Uses index: runs_pkey."""
+    connection.execute(
+        update(_RUNS).where(_RUNS.c.id == run_id).values(finished_at=now, outcome=outcome, rows=rows, error=error)
+    )
+
+
+def record(
+    connection: Connection, *, stage: str, subject: str, node: str, started_at: datetime, now: datetime, rows: int
+) -> None:
+    """Record a run that needed no slot, in the transaction that did its work."""
+    connection.execute(
+        insert(_RUNS).values(
+            stage=stage, subject=subject, node=node, started_at=started_at, finished_at=now, outcome="ok", rows=rows
+        )
+    )
+
+
+def forget_before(connection: Connection, instant: datetime) -> int:
+    """Delete runs that started before an instant. Uses index: runs_started_at_idx."""
+    return connection.execute(delete(_RUNS).where(_RUNS.c.started_at < instant)).rowcount
+
+
+def woken(connection: Connection, job: str, *, slot: datetime, interval: timedelta, now: datetime) -> None:
+    """Record that a job's wake was read, and count the slots since the last one for which none came.
+
+    Uses index: wakes_pkey.
+    """
+    table = tables.wakes
+    statement = upsert(table).values(job=job, slot=slot, woken_at=now)
+    gap = func.extract("epoch", cast(literal(slot) - table.c.slot, Interval)) / interval.total_seconds()
+    statement = statement.on_conflict_do_update(
+        index_elements=["job"],
+        set_={
+            "slot": func.greatest(table.c.slot, slot),
+            "woken_at": now,
+            "slots_missed": table.c.slots_missed + func.greatest(func.round(gap) - 1, 0),
+        },
+    )
+    connection.execute(statement)

@@ -1,0 +1,347 @@
+"""Every table of schema `aggregator`, as SQLAlchemy Core; the migrations make what this describes.
+
+Column order in `rollup` is deliberate: two full rows of a block must fit a page (docs/architecture.md, "Bytes").
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL
+
+SCHEMA = "aggregator"
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    },
+)
+
+
+def _instant() -> DateTime:
+    return DateTime(timezone=True)
+
+
+#: One row: settings of the installation that SQL functions and readers need.
+installation = Table(
+    "installation",
+    metadata,
+    Column("is_only", Boolean, primary_key=True, server_default=text("true")),
+    Column("namespace", Text, nullable=False),
+    Column("lateness_seconds", Double, nullable=False),
+    Column("lookback_seconds", Double, nullable=False),
+    Column("sample_retention_seconds", Double, nullable=False),
+    Column("config_hash", Text, nullable=False),
+    Column("published_at", _instant(), nullable=False),
+    Column("published_by", Text, nullable=False),
+    CheckConstraint("is_only", name="one_row"),
+)
+
+#: Machines that run workers.
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("last_seen", _instant(), nullable=False),
+    Column("started_at", _instant(), nullable=False),
+    Column("config_hash", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("exporter_url", Text),
+)
+
+#: Configured things to observe; `definition` is the whole entry, so that any worker can serve it.
+sources = Table(
+    "sources",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),
+    Column("definition", JSONB, nullable=False),
+    Column("interval_seconds", Double, nullable=False),
+    Column("offset_seconds", Double, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("last_woken_slot", _instant()),
+    Column("published_at", _instant(), nullable=False),
+    Column("published_by", Text, nullable=False),
+)
+
+#: Targets that are collected, locked and rolled up together. A rollup locks the row; collections never touch it.
+shards = Table(
+    "shards",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("source_id", Integer, ForeignKey("sources.id"), nullable=False),
+    Column("node_id", Integer, ForeignKey("nodes.id")),
+    Column("is_intake", Boolean, nullable=False, server_default=text("false")),
+    Index(None, "source_id"),
+    # One shard per node and one intake per source, however many workers make them at once.
+    Index(
+        "shards_source_id_node_id_key",
+        "source_id",
+        "node_id",
+        unique=True,
+        postgresql_where=text("node_id IS NOT NULL"),
+    ),
+    Index("shards_intake_key", "source_id", unique=True, postgresql_where=text("is_intake")),
+)
+
+#: Which slots of a shard were claimed, and how many between the first and the last never were.
+shard_slots = Table(
+    "shard_slots",
+    metadata,
+    Column("shard_id", Integer, ForeignKey("shards.id"), primary_key=True, autoincrement=False),
+    Column("first_slot", _instant(), nullable=False),
+    Column("last_slot", _instant(), nullable=False),
+    Column("slots_missed", BigInteger, nullable=False, server_default=text("0")),
+)
+
+#: One endpoint of a source. `shard_id` is set once, after its first collection; `weight` is its series then.
+targets = Table(
+    "targets",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("source_id", Integer, ForeignKey("sources.id"), nullable=False),
+    Column("shard_id", Integer, ForeignKey("shards.id")),
+    Column("node_id", Integer, ForeignKey("nodes.id")),
+    Column("map_id", Integer),
+    Column("weight", Integer, nullable=False, server_default=text("0")),
+    Column("address", Text, nullable=False),
+    Column("labels", JSONB, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("is_up", Boolean),
+    Column("state_since", _instant()),
+    Column("last_error", Text),
+    Column("last_error_at", _instant()),
+    Column("created_at", _instant(), nullable=False),
+    UniqueConstraint("source_id", "address", "labels"),
+    Index(None, "shard_id"),
+)
+
+#: A metric name plus its label set, on one target, of one kind. Found by a hash: labels may exceed a btree entry.
+series = Table(
+    "series",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("target_id", Integer, ForeignKey("targets.id"), nullable=False),
+    Column("block_id", Integer),
+    Column("position", SmallInteger),
+    Column("kind", SmallInteger, nullable=False),
+    Column("identity_hash", LargeBinary, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("labels", JSONB, nullable=False),
+    Column("created_at", _instant(), nullable=False),
+    UniqueConstraint("target_id", "identity_hash"),
+    UniqueConstraint("block_id", "position"),
+    Index("series_metric_idx", "metric"),
+    Index("series_unplaced_idx", "target_id", postgresql_where=text("block_id IS NULL")),
+)
+
+#: The append-only list of a target's series that sample frames follow.
+frame_maps = Table(
+    "frame_maps",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("target_id", Integer, ForeignKey("targets.id"), nullable=False),
+    Column("series_ids", ARRAY(BigInteger), nullable=False),
+    Column("created_at", _instant(), nullable=False),
+    Index(None, "target_id"),
+)
+
+#: All values of one target at one instant, in the order of its frame map; NaN means no sample.
+sample_frame = Table(
+    "sample_frame",
+    metadata,
+    Column("target_id", Integer, primary_key=True, autoincrement=False),
+    Column("map_id", Integer, nullable=False),
+    Column("at", _instant(), primary_key=True),
+    Column("received_at", _instant(), nullable=False),
+    Column("values", ARRAY(Double), nullable=False),
+    postgresql_partition_by="RANGE (at)",
+)
+
+#: A step with its retention. `parent_id`: the finer tier that it is built from; NULL is built from samples.
+tiers = Table(
+    "tiers",
+    metadata,
+    Column("id", SmallInteger, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("step_seconds", Double, nullable=False),
+    Column("retention_seconds", Double, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("parent_id", SmallInteger, ForeignKey("tiers.id")),
+    Column("active", Boolean, nullable=False),
+)
+
+#: At most 64 series of one shard and one kind; `size` positions are taken.
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("shard_id", Integer, ForeignKey("shards.id"), nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("size", SmallInteger, nullable=False),
+    CheckConstraint("size BETWEEN 0 AND 64", name="size"),
+    Index(None, "shard_id", "kind"),
+)
+
+#: The rollups of one block in one bucket, one array per statistic. `last_at`: milliseconds after the bucket's start.
+rollup = Table(
+    "rollup",
+    metadata,
+    Column("bucket", _instant(), nullable=False),
+    Column("block_id", Integer, nullable=False),
+    Column("slots_due", Integer, nullable=False),
+    Column("tier_id", SmallInteger, nullable=False),
+    Column("count", ARRAY(Integer), nullable=False),
+    Column("last_at", ARRAY(Integer)),
+    Column("sum", ARRAY(Double)),
+    Column("min", ARRAY(Double)),
+    Column("max", ARRAY(Double)),
+    Column("first", ARRAY(Double)),
+    Column("last", ARRAY(Double)),
+    Column("m2", ARRAY(Double)),
+    Column("increase", ARRAY(Double)),
+    Column("covered", ARRAY(Double)),
+    PrimaryKeyConstraint("tier_id", "block_id", "bucket"),
+    postgresql_partition_by="LIST (tier_id)",
+)
+
+#: Inputs that changed since they were last rolled up. Writers only append. `target_id` NULL: all of the shard.
+dirty = Table(
+    "dirty",
+    metadata,
+    Column("tier_id", SmallInteger, nullable=False),
+    Column("shard_id", Integer, nullable=False),
+    Column("target_id", Integer),
+    Column("bucket", _instant(), nullable=False),
+    Column("due", _instant(), nullable=False),
+    Column("marked", _instant(), nullable=False),
+    Column("backfill", Boolean, nullable=False, server_default=text("false")),
+    Index("dirty_shard_id_bucket_idx", "shard_id", "bucket"),
+    Index("dirty_due_idx", "due"),
+)
+
+#: One row per shard and slot; arrays run parallel to `target_ids`. outcome: 0 pending, 1 ok, 2 failed.
+collections = Table(
+    "collections",
+    metadata,
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    Column("slot", _instant(), primary_key=True),
+    Column("token", Uuid, nullable=False),
+    Column("lease_until", _instant(), nullable=False),
+    Column("node", Text, nullable=False),
+    Column("by_hand", Boolean, nullable=False, server_default=text("false")),
+    Column("claims", SmallInteger, nullable=False, server_default=text("1")),
+    Column("started_at", _instant(), nullable=False),
+    Column("finished_at", _instant()),
+    Column("target_ids", ARRAY(Integer), nullable=False),
+    Column("outcome", ARRAY(SmallInteger), nullable=False),
+    Column("duration_seconds", ARRAY(REAL), nullable=False),
+    Column("samples", ARRAY(Integer), nullable=False),
+    postgresql_partition_by="RANGE (slot)",
+)
+
+#: One row per run of a stage; `slot` is unique per stage and subject where a run belongs to one.
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("stage", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("slot", _instant()),
+    Column("node", Text, nullable=False),
+    Column("started_at", _instant(), nullable=False),
+    Column("lease_until", _instant()),
+    Column("finished_at", _instant()),
+    Column("outcome", Text),
+    Column("rows", BigInteger),
+    Column("error", Text),
+    Index("runs_slot_key", "stage", "subject", "slot", unique=True, postgresql_where=text("slot IS NOT NULL")),
+    Index("runs_started_at_idx", "started_at"),
+)
+
+#: The last wake of each periodic job that a worker has read: whether beat lives.
+wakes = Table(
+    "wakes",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("slot", _instant(), nullable=False),
+    Column("woken_at", _instant(), nullable=False),
+    Column("slots_missed", BigInteger, nullable=False, server_default=text("0")),
+)
+
+#: Named, precomputed answers; the last good value stays when a refresh fails.
+summaries = Table(
+    "summaries",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("definition", JSONB, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("refresh_seconds", Double, nullable=False),
+    Column("value", JSONB),
+    Column("as_of", _instant()),
+    Column("computed_at", _instant()),
+    Column("tier", Text),
+    Column("completeness", Double),
+    Column("is_final", Boolean),
+    Column("version", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_error", Text),
+    Column("last_error_at", _instant()),
+)
+
+#: Up to where the oldest partitions of a table (of a tier, for rollup) have been dropped.
+retained = Table(
+    "retained",
+    metadata,
+    Column("table_name", Text, primary_key=True),
+    Column("tier_id", SmallInteger, primary_key=True, autoincrement=False, server_default=text("0")),
+    Column("dropped_before", _instant(), nullable=False),
+)
+
+__all__ = [
+    "SCHEMA",
+    "blocks",
+    "collections",
+    "dirty",
+    "frame_maps",
+    "installation",
+    "metadata",
+    "nodes",
+    "retained",
+    "rollup",
+    "runs",
+    "sample_frame",
+    "series",
+    "shard_slots",
+    "shards",
+    "sources",
+    "summaries",
+    "targets",
+    "tiers",
+    "wakes",
+]

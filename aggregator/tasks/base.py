@@ -1,0 +1,51 @@
+"""What holds for every task: bounded, counted, logged with its name, and no option that Celery would ignore."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from celery import Task
+from celery.exceptions import Ignore, Retry
+
+from aggregator import telemetry
+from aggregator.errors import AggregatorError
+
+
+class PolicyTask(Task):
+    """The base of all tasks. A message is a hint: losing or doubling one is harmless, so retries are few."""
+
+    abstract = True
+    # A killed child takes its message with it: it is sent again, but not for ever (docs/pitfalls.md#worker-lost).
+    acks_late = True
+    retry_on_worker_lost = True
+    max_retries = 2
+    default_retry_delay = 1
+    # What a caller can act on is an error of ours; it is reported without a traceback.
+    throws = (AggregatorError,)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - a task takes and gives anything
+        """Run the task, with its metrics and its name in every log line."""
+        short = str(self.name).removeprefix("aggregator.")
+        with structlog.contextvars.bound_contextvars(task=short, task_id=self.request.id):
+            return _measured(short, lambda: super(PolicyTask, self).__call__(*args, **kwargs))
+
+
+def _measured(task: str, run: Callable[[], Any]) -> Any:  # noqa: ANN401 - as above
+    started = time.monotonic()
+    telemetry.adjust("tasks_in_progress", 1, task=task)
+    outcome = "failed"
+    try:
+        result = run()
+        outcome = "ok"
+    except (Ignore, Retry):
+        outcome = "passed_on"
+        raise
+    else:
+        return result
+    finally:
+        telemetry.adjust("tasks_in_progress", -1, task=task)
+        telemetry.count("task_runs_total", task=task, outcome=outcome)
+        telemetry.observe("task_duration_seconds", time.monotonic() - started, task=task)

@@ -1,0 +1,115 @@
+"""What the tasks of one process share: settings, the one connection, the stages. Made at first use, after any fork."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+from aggregator.collectors import make_collectors
+from aggregator.config.digest import config_hash
+from aggregator.config.load import load_settings
+from aggregator.config.model import CommandSource, Settings, Source
+from aggregator.config.servers import require_database_url, with_running_servers
+from aggregator.errors import UnknownSourceError
+from aggregator.stages.collect import Collect
+from aggregator.stages.collect.wake import Wake
+from aggregator.stages.maintain import Maintain
+from aggregator.stages.rollup import Rollup
+from aggregator.stages.summarize import Summarize, make_cache
+from aggregator.storage import publish
+from aggregator.storage.engine import Connection, Database
+
+
+def now() -> datetime:
+    """The present (UTC): only tasks and commands ask for it, everything below is told."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that a task needs."""
+
+    settings: Settings
+    clock: Callable[[], datetime] = now
+
+    @cached_property
+    def config_hash(self) -> str:
+        """The hash of this process' own configuration."""
+        return config_hash(self.settings)
+
+    @cached_property
+    def database(self) -> Database:
+        """The one connection of this process."""
+        return Database.connect(require_database_url(self.settings), application=f"aggregator {self.settings.node}")
+
+    @cached_property
+    def wake(self) -> Wake:
+        """Finds what is to be collected."""
+        return Wake(self.database)
+
+    @cached_property
+    def collect(self) -> Collect:
+        """The stage collect."""
+        return Collect(self.database, self.settings.node, make_collectors(self.settings.data_dir))
+
+    @cached_property
+    def rollup(self) -> Rollup:
+        """The stage rollup."""
+        return Rollup(self.database, self.settings.node)
+
+    @cached_property
+    def summarize(self) -> Summarize:
+        """The stage summarize."""
+        url = self.settings.cache_url
+        cache = make_cache(url.get_secret_value()) if url is not None else None
+        return Summarize(self.database, cache, self.settings.namespace, self.settings.node)
+
+    @cached_property
+    def maintain(self) -> Maintain:
+        """The stage maintain."""
+        return Maintain(self.database, self.settings.node)
+
+    def source(self, name: str) -> tuple[int, Source]:
+        """A published source with its id, if this node may serve it.
+
+        Raises UnknownSourceError, with what would be right.
+        """
+
+        def read(connection: Connection) -> tuple[int, Source]:
+            found = publish.find_source(connection, name)
+            if found is None:
+                known = ", ".join(publish.source_names(connection)) or "none"
+                raise UnknownSourceError(
+                    f'no source is named "{name}"; there are: {known}. Add [[sources]] with name = "{name}" to'
+                    " aggregator.toml and restart, or name one of these"
+                )
+            return found
+
+        source_id, source = self.database.run(read)
+        if isinstance(source, CommandSource) and not self._may_run(source):
+            raise UnknownSourceError(
+                f'this node does not run the command of source "{name}" (run_commands = "{self.settings.run_commands}")'
+            )
+        return source_id, source
+
+    def _may_run(self, source: CommandSource) -> bool:
+        if self.settings.run_commands == "local":
+            return source in self.settings.sources
+        return self.settings.run_commands == "published"
+
+
+_contexts: list[Context] = []
+
+
+def context() -> Context:
+    """This process' context."""
+    if not _contexts:
+        _contexts.append(Context(with_running_servers(load_settings())))
+    return _contexts[0]
+
+
+def forget_context() -> None:
+    """Begin anew: after a fork nothing of the parent's may be used."""
+    _contexts.clear()

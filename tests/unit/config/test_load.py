@@ -1,0 +1,342 @@
+"""Loading: where settings come from, and every fault with its file, line and field, all at once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from pydantic import SecretStr
+
+from aggregator.config.load import load_settings
+from aggregator.config.model import PrometheusSource, Settings
+from aggregator.errors import ConfigurationError
+
+HOST = '[[sources]]\nname = "h"\nkind = "host"\n'
+
+
+def load(folder: Path, text: str, **environment: str) -> Settings:
+    path = folder / "a.toml"
+    path.write_text(dedent(text))
+    return load_settings(path, environment={"HOME": str(folder)} | environment)
+
+
+def faults(folder: Path, text: str, **environment: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load(folder, text, **environment)
+    return [str(fault).removeprefix(f"{folder}/") for fault in caught.value.faults]
+
+
+def test_without_any_file_this_host_and_the_service_itself_are_observed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(environment={"HOME": str(tmp_path)})
+    assert settings.file is None
+    assert [(source.name, source.kind, source.interval) for source in settings.sources] == [
+        ("host", "host", timedelta(seconds=5)),
+        ("aggregator", "prometheus", timedelta(seconds=5)),
+    ]
+    assert [(tier.name, tier.retention.days) for tier in settings.tiers] == [
+        ("1m", 14),
+        ("5m", 90),
+        ("1h", 730),
+        ("1d", 3650),
+    ]
+    assert [summary.name for summary in settings.summaries] == [
+        "cpu-busy-by-host",
+        "fullest-file-systems",
+        "slowest-sources",
+    ]
+    assert settings.data_dir == tmp_path / ".local/share/aggregator"
+    assert settings.database_url is None
+
+
+def test_the_service_is_scraped_where_it_listens(tmp_path: Path) -> None:
+    settings = load(tmp_path, 'exporter_listen = "0.0.0.0:1"\nweb_listen = "[::1]:2"')
+    source = settings.sources[1]
+    assert isinstance(source, PrometheusSource)
+    assert source.targets == ("http://127.0.0.1:1/metrics", "http://[::1]:2/metrics")
+
+
+def test_the_first_file_of_the_search_path_is_read_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, user, named, explicit = (tmp_path / name for name in ("here", "user/aggregator", "named", "explicit"))
+    for folder in (here, user, named, explicit):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    environment = {"XDG_CONFIG_HOME": str(tmp_path / "user"), "HOME": str(tmp_path)}
+
+    def namespace(path: Path | None = None) -> str:
+        return load_settings(path, environment=environment).namespace
+
+    (user / "aggregator.toml").write_text('namespace = "user"')
+    assert namespace() == "user"
+    (here / "aggregator.toml").write_text('namespace = "here"')
+    assert namespace() == "here"
+    (named / "n.toml").write_text('namespace = "named"')
+    environment["AGGREGATOR_CONFIG"] = str(named / "n.toml")
+    assert namespace() == "named"
+    (explicit / "e.toml").write_text("")
+    assert namespace(explicit / "e.toml") == "aggregator"
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('node = "file"\nnamespace = "file"\nlog_level = "error"')
+    environment = {"HOME": "/", "AGGREGATOR_NODE": "env", "AGGREGATOR_NAMESPACE": "env", "AGGREGATOR_LOG_FORMAT": ""}
+    settings = load_settings(path, environment=environment, overrides={"node": "flag", "namespace": None})
+    assert (settings.node, settings.namespace, settings.log_level) == ("flag", "env", "error")
+    assert settings.log_format == "text"
+
+
+def test_every_scalar_has_a_variable_and_secrets_come_from_files_too(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://:secret@h/1\n")
+    settings = load(
+        tmp_path,
+        'cache_url_file = "url"',
+        AGGREGATOR_WORKER_CONCURRENCY="5",
+        AGGREGATOR_LOOKBACK="10m",
+        AGGREGATOR_DATA_DIR="~/d",
+        AGGREGATOR_BROKER_URL_FILE=str(tmp_path / "url"),
+        AGGREGATOR_CELERYCONFIG="/x.py",
+        AGGREGATOR_TEST_ANY="1",
+    )
+    assert settings.worker_concurrency == 5
+    assert settings.lookback == timedelta(minutes=10)
+    assert settings.data_dir == Path("~/d").expanduser()
+    assert settings.cache_url == settings.broker_url == SecretStr("redis://:secret@h/1")
+    assert "secret" not in repr(settings)
+
+
+def test_tiers_override_the_default_ones_key_by_key_or_are_added(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        """
+        [[tiers]]
+        name = "1d"
+        timezone = "Europe/Berlin"
+        [[tiers]]
+        name = "15s"
+        step = "15s"
+        retention = "1d"
+        """,
+    )
+    assert [tier.name for tier in settings.tiers] == ["15s", "1m", "5m", "1h", "1d"]
+    assert (settings.tiers[4].timezone, settings.tiers[4].retention.days) == ("Europe/Berlin", 3650)
+
+
+def test_sources_and_summaries_replace_the_default_ones(tmp_path: Path) -> None:
+    settings = load(tmp_path, HOST + '[[summaries]]\nname = "s"\nselect = "up"\n')
+    assert [source.name for source in settings.sources] == ["h"]
+    assert [summary.name for summary in settings.summaries] == ["s"]
+
+
+def test_relative_paths_in_the_file_count_from_its_folder(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path, 'data_dir = "d"\n[[sources]]\nname = "p"\nkind = "prometheus"\nfile_sd = ["t/*.json", "/x.json"]'
+    )
+    source = settings.sources[0]
+    assert isinstance(source, PrometheusSource)
+    assert source.file_sd == (str(tmp_path / "t/*.json"), "/x.json")
+    assert settings.data_dir == tmp_path / "d"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("worker_concurency = 3", "a.toml:1: worker_concurency: no such key; did you mean worker_concurrency?"),
+        ("\nfile = 'x'", "a.toml:2: file: no such key; "),
+        ("\n\nworker_concurrency = '3'", "a.toml:3: worker_concurrency: '3' is given where a whole number is expected"),
+        ("worker_concurrency = 65", "a.toml:1: worker_concurrency: 65 is out of bounds; it must be at most 64"),
+        ("namespace = 5", "a.toml:1: namespace: 5 is given where a text in quotes is expected"),
+        ("log_level = 'loud'", "a.toml:1: log_level: 'loud' is none of 'debug', 'info', 'warning' or 'error'"),
+        ("lookback = '0s'", "a.toml:1: lookback: is nothing"),
+        ("web_listen = '80'", "a.toml:1: web_listen: '80' is no address"),
+        ("web_listen = 'h:99999'", "a.toml:1: web_listen: 'h:99999' is no address"),
+        (
+            "exporter_listen = '127.0.0.1:9810'",
+            "a.toml:1: exporter_listen: exporter_listen and web_listen are the same",
+        ),
+        (
+            "broker_url = 'http://h'",
+            "a.toml:1: broker_url: is no URL that can be used; write one that begins with amqp://",
+        ),
+        ("cache_url_file = '/none'", "a.toml:1: cache_url_file: /none cannot be read: No such file"),
+        ("sources = 5", "a.toml:1: sources: is a list of tables; begin each entry with [[sources]]"),
+        ("[sources]\nname = 'x'", "a.toml:1: sources: is a list of tables"),
+        ("sources = [5]", "a.toml:1: [[sources]] number 1: 5 is given where a table is expected"),
+        (HOST + "\n" + HOST, 'a.toml:6: [[sources]] "h": name: line 2 has the same name'),
+        (HOST + "interval = '-5s'", "a.toml:4: [[sources]] \"h\": interval: '-5s' is not a duration"),
+        (HOST + "interval = -5", "a.toml:4: [[sources]] \"h\": interval: '-5' is not a duration"),
+        (HOST + "interval = 5", 'a.toml:4: [[sources]] "h": interval: 5 has no unit; write it as "5s"'),
+        (
+            HOST + "interval = '0s'",
+            'a.toml:4: [[sources]] "h": interval: 0s is out of bounds; it must be at least 1 second',
+        ),
+        (HOST + "interval = 'PT5S'", "a.toml:4: [[sources]] \"h\": interval: 'PT5S' is given where a duration"),
+        (HOST + "interval = '99999999999y'", 'a.toml:4: [[sources]] "h": interval: '),
+        (HOST + "timeout = '1h'", 'a.toml:4: [[sources]] "h": timeout: is longer than interval'),
+        (HOST + "targets = []", 'a.toml:4: [[sources]] "h": targets: kind host has no such key, only prometheus'),
+        (
+            HOST + "limits = { sample = 1 }",
+            'a.toml:4: [[sources]] "h": limits.sample: no such key; did you mean samples?',
+        ),
+        (HOST + "labels = { job = 'x' }", 'a.toml:4: [[sources]] "h": labels: job and instance are set by'),
+        (HOST + "labels = { 'a-b' = 'x' }", 'a.toml:4: [[sources]] "h": labels.a-b: '),
+        (HOST + "keep = []", 'a.toml:4: [[sources]] "h": keep: is empty'),
+        (HOST + "keep = [\n'a',\n'x{a=\"b\",a=\"c\"}'\n]", 'a.toml:6: [[sources]] "h": keep[1]: '),
+        (
+            HOST + "keep = ['{job=\"x\"}']",
+            "a.toml:4: [[sources]] \"h\": keep[0]: '{job=\"x\"}' matches nothing: job is always 'h'",
+        ),
+        (HOST + "keep = ['go_(']", "a.toml:4: [[sources]] \"h\": keep[0]: selector 'go_(', column 5: "),
+        (HOST + "keep = ['a']\ndrop = ['a|b', '.*']", "a.toml:5: [[sources]] \"h\": drop[1]: '.*' drops all"),
+        (
+            HOST + "keep = 'a'",
+            'a.toml:4: [[sources]] "h": keep: \'a\' is given where a list such as ["..."] is expected',
+        ),
+        ("[[sources]]\nname = 'x'", 'a.toml:1: [[sources]] "x": kind: is missing; one of prometheus, host, command'),
+        ("[[sources]]\nname = 'x'\nkind = 'y'", 'a.toml:3: [[sources]] "x": kind: no such kind'),
+        ("[[sources]]\nkind = 'host'", "a.toml:1: [[sources]] number 1: name: is missing"),
+        ("[[sources]]\nname = '-'\nkind = 'host'", "a.toml:2: [[sources]] \"-\": name: '-' is not allowed"),
+        (
+            "[[sources]]\nname = 'x'\nkind = 'prometheus'\ntargets = ['http://a/m',\n'b:9100']",
+            "a.toml:5: [[sources]] \"x\": targets[1]: 'b:9100' is not allowed; write a URL such as",
+        ),
+        ("[[sources]]\nname = 'x'\nkind = 'prometheus'", 'a.toml:1: [[sources]] "x": has neither targets nor file_sd'),
+        (
+            "[[sources]]\nname = 'x'\nkind = 'prometheus'\ntargets = ['http://a/m']\nhonor_labels = 'no'",
+            "a.toml:5: [[sources]] \"x\": honor_labels: 'no' is given where true or false is expected",
+        ),
+        (
+            "[[sources]]\nname = 'x'\nkind = 'command'\ncommand = 'ls'",
+            "a.toml:4: [[sources]] \"x\": command: 'ls' is given where a list",
+        ),
+        (
+            "[[sources]]\nname = 'x'\nkind = 'command'\ncommand = ['ls']\nparse = 'xml'",
+            'a.toml:5: [[sources]] "x": parse: "key_value", "json", "none" or { regex',
+        ),
+        (
+            "[[sources]]\nname = 'x'\nkind = 'command'\ncommand = ['ls']\nparse = { regex = '(' }",
+            'a.toml:5: [[sources]] "x": parse: regex does not compile',
+        ),
+        (
+            "[[sources]]\nname = 'x'\nkind = 'command'\ncommand = ['ls']\nenvironment = { PASSWORD = 12345 }",
+            'a.toml:5: [[sources]] "x": environment.PASSWORD: this is given where a text in quotes is expected',
+        ),
+        ("[[tiers]]\nname = '7m'\nretention = '1d'", 'a.toml:1: [[tiers]] "7m": step: is missing'),
+        (
+            "[[tiers]]\nname = '90s'\nstep = '90s'\nretention = '1d'",
+            'a.toml:3: [[tiers]] "90s": step: 90s is a multiple of no finer tier\'s step (1m)',
+        ),
+        (
+            "[[tiers]]\nname = 'x'\nstep = '1500ms'\nretention = '1d'",
+            'a.toml:3: [[tiers]] "x": step: 1500ms is no whole number of seconds',
+        ),
+        (
+            "[[tiers]]\nname = '1d'\ntimezone = 'Mars/X'",
+            "a.toml:3: [[tiers]] \"1d\": timezone: 'Mars/X' does not exist",
+        ),
+        ("[[tiers]]\nname = '1h'\ntimezone = 'Europe/Berlin'", 'a.toml:3: [[tiers]] "1h": timezone: a zone decides'),
+        ("[[tiers]]\nname = '1h'\nretention = '30m'", 'a.toml:3: [[tiers]] "1h": retention: is shorter than the tier'),
+        (
+            "[[tiers]]\nname = '1h'\nretention = '2h'",
+            'a.toml:3: [[tiers]] "1h": retention: is shorter than a bucket of',
+        ),
+        ("[[tiers]]\nname = '1d'\nretention = '2000y'", 'a.toml:3: [[tiers]] "1d": retention: is longer than 1000y'),
+        (
+            "[[tiers]]\nname = 'x'\nstep = '60s'\nretention = '1d'",
+            "a.toml:3: [[tiers]] \"x\": step: tier '1m' has the same",
+        ),
+        ("sample_retention = '1m'", "a.toml:1: sample_retention: is too short to build tier '1m'"),
+        ("lateness = '3d'", "a.toml:1: lateness: samples are not kept for so long"),
+        (
+            "[[summaries]]\nname = 's'\nselect = 'x{'",
+            "a.toml:3: [[summaries]] \"s\": select: selector 'x{', column 3: ",
+        ),
+        ("a = 1\nb = [1,\nc", "a.toml:3: this is not TOML: "),
+        ("a = ", "a.toml:1: this is not TOML: Invalid value"),
+    ],
+)
+def test_a_fault_has_its_file_line_and_field_and_says_what_would_be_right(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    found = faults(tmp_path, text)
+    assert len(found) == 1, found
+    assert found[0].startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "fault"),
+    [
+        (
+            "AGGREGATOR_DATABASE_ULR",
+            "x",
+            "AGGREGATOR_DATABASE_ULR: no such setting; did you mean AGGREGATOR_DATABASE_URL?",
+        ),
+        ("AGGREGATOR_WORKER_CONCURRENCY", "x", "AGGREGATOR_WORKER_CONCURRENCY: worker_concurrency: 'x' is not a whole"),
+        ("AGGREGATOR_LOOKBACK", "5", "AGGREGATOR_LOOKBACK: lookback: '5' is not a duration"),
+        ("AGGREGATOR_NODE_FILE", "/none", "AGGREGATOR_NODE_FILE: node: /none cannot be read"),
+        ("AGGREGATOR_SOURCES", "x", "AGGREGATOR_SOURCES: no such setting"),
+    ],
+)
+def test_a_fault_of_a_variable_names_the_variable(tmp_path: Path, variable: str, value: str, fault: str) -> None:
+    (found,) = faults(tmp_path, "", **{variable: value})
+    assert found.startswith(fault)
+
+
+def test_a_value_given_twice_in_one_place_is_a_fault(tmp_path: Path) -> None:
+    (found,) = faults(tmp_path, "cache_url = 'redis://h'\ncache_url_file = 'x'")
+    assert found == "a.toml:2: cache_url_file: cache_url is given as well; keep one of the two"
+    (found,) = faults(tmp_path, "", AGGREGATOR_NODE="a", AGGREGATOR_NODE_FILE="/x")
+    assert found == "AGGREGATOR_NODE_FILE: AGGREGATOR_NODE is set as well; keep one of the two"
+
+
+def test_every_fault_is_reported_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = 'nod = 1\n[[sources]]\nname = "x"\nkind = "host"\ninterval = "x"\ncolour = 1\n'
+    text += '[[tiers]]\nname = "1h"\nstep = 1\n'
+    text += '[[tiers]]\nname = "1d"\nretention = "1h"\n[[summaries]]\nname = "s"\n'
+    found = faults(tmp_path, text, AGGREGATOR_NODE="?")
+    expected = [*(f"a.toml:{line}:" for line in (1, 5, 6, 9, 12, 13)), "AGGREGATOR_NODE:"]
+    assert [fault.split(" ", 1)[0] for fault in found] == expected
+
+
+@pytest.mark.parametrize("url", ["'mysql://u:hunter2@h/x'", "['postgresql://u:hunter2@h/x']"])
+def test_a_secret_is_never_shown_not_even_a_wrong_one(tmp_path: Path, url: str) -> None:
+    (found,) = faults(tmp_path, f"database_url = {url}")
+    assert "hunter2" not in found
+
+
+def test_a_file_that_was_named_must_be_there_and_readable(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.toml: cannot be read: No such file or directory"):
+        load_settings(tmp_path / "none.toml", environment={})
+    with pytest.raises(ConfigurationError, match=r"none\.toml: cannot be read"):
+        load_settings(environment={"AGGREGATOR_CONFIG": str(tmp_path / "none.toml")})
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
+        load_settings(tmp_path, environment={})
+    (tmp_path / "latin.toml").write_bytes(b"a = 1\nb = '\xe9'\n")
+    with pytest.raises(ConfigurationError, match=r"latin\.toml:2: this is not UTF-8"):
+        load_settings(tmp_path / "latin.toml", environment={})
+
+
+def test_labels_of_the_target_may_win_so_that_keep_is_not_contradicted(tmp_path: Path) -> None:
+    text = """
+        [[sources]]
+        name = "p"
+        kind = "prometheus"
+        targets = ["http://h/federate"]
+        honor_labels = true
+        keep = ['{job="other"}']
+        drop = ['x', '{job="third"}']
+        """
+    assert load(tmp_path, text).sources[0].keep == ('{job="other"}',)
+
+
+def test_a_local_day_is_built_from_a_tier_that_divides_every_offset(tmp_path: Path) -> None:
+    load(tmp_path, "[[tiers]]\nname = '1d'\ntimezone = 'Asia/Kathmandu'\n")
+    text = "[[tiers]]\nname = '5m'\nstep = '30m'\n[[tiers]]\nname = '1m'\nstep = '30m'\ntimezone = 'UTC'\n"
+    found = faults(tmp_path, text + "[[tiers]]\nname = '1d'\ntimezone = 'Asia/Kathmandu'\n")
+    assert any("no finer tier (30m, 1h) divides 1d and every offset of Asia/Kathmandu" in fault for fault in found)
