@@ -58,7 +58,7 @@ METRICS = (
 def install(directory: Path, identify: Callable[[], int | str]) -> None:
     """Keep all values in files below `directory`, one set per process identifier; call it before any metric is used.
 
-    `identify` gives a name that the successor of a dead process takes over (docs/pitfalls.md, "Files per process"), so
+    `identify` gives a name that the successor of a dead process takes over (docs/pitfalls.md#metric-files), so
     that counters go on and files do not pile up.
     """
     import os  # noqa: PLC0415 - only a worker gets here

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 def collect(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="The source's name.")],
+    *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the samples and write nothing.")] = False,
 ) -> None:
     """Collect a source once; a source that reads machines is read on this one."""
     from aggregator.tasks import by_hand  # noqa: PLC0415 - SQLAlchemy is loaded only where it is used
-    from aggregator.tasks.context import Context  # noqa: PLC0415, TC004 - as above
+    from aggregator.tasks.context import Context  # noqa: PLC0415 - as above
 
     here = Context(settings_of(context))
     if dry_run:

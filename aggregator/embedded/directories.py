@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -68,6 +69,13 @@ def socket_directory(home: Path, account: Account, *, longest_name: str) -> Path
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != account.user_id:
         raise EnvironmentRefusedError(f"{directory} belongs to another user; remove it, or use a shorter --data-dir")
     return directory
+
+
+def remove_socket_directory(directory: Path, home: Path) -> None:
+    """Remove a short directory that lies outside `home`, if it is empty."""
+    if home not in directory.parents and directory != home:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def _fits(directory: Path, name: str) -> bool:

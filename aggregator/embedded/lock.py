@@ -29,8 +29,8 @@ def data_directory_lock(data_dir: Path) -> Iterator[bool]:
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         yield was_left
-        path.unlink(missing_ok=True)  # while it is held: see _acquired
     finally:
+        path.unlink(missing_ok=True)  # while it is held: see _acquired
         os.close(descriptor)
 
 

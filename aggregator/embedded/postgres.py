@@ -16,7 +16,7 @@ import structlog
 
 from aggregator.embedded.account import server_account
 from aggregator.embedded.binaries import runnable_binaries
-from aggregator.embedded.directories import PASSABLE, make_directory, socket_directory
+from aggregator.embedded.directories import PASSABLE, make_directory, remove_socket_directory, socket_directory
 from aggregator.embedded.failure import explain_failure, log_since
 from aggregator.embedded.ports import LOOPBACK, free_port, require_free
 from aggregator.embedded.postgres_cluster import DATABASE, ROLE, Cluster
@@ -61,6 +61,7 @@ class EmbeddedPostgres:
         self._port = port or 0
         self._password = ""
         self._sockets = home
+        self._log_offset_bytes = 0
 
     @property
     def url(self) -> str:
@@ -157,6 +158,7 @@ class EmbeddedPostgres:
         if self._process is not None:
             end_process(self._process, *_STOP_STEPS)
             self._process = None
+            remove_socket_directory(self._sockets, self._home)
 
     def is_alive(self) -> bool:
         """Whether the postmaster runs."""

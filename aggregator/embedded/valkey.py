@@ -13,7 +13,7 @@ from urllib.parse import quote
 import structlog
 
 from aggregator.embedded.account import Account
-from aggregator.embedded.directories import PRIVATE, make_directory, socket_directory
+from aggregator.embedded.directories import PRIVATE, make_directory, remove_socket_directory, socket_directory
 from aggregator.embedded.failure import explain_failure, log_since
 from aggregator.embedded.process import end_leftovers, end_process, processes_in, start_process, wait_until
 
@@ -160,6 +160,7 @@ class EmbeddedValkey:
             end_process(self._process, *_STOP_STEPS)
             self._process = None
             self._socket.unlink(missing_ok=True)
+            remove_socket_directory(self._socket.parent, self._home)
 
     def is_alive(self) -> bool:
         """Whether the server runs."""

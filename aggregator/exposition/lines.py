@@ -53,10 +53,9 @@ _MOST_STAMP_BYTES = 20
 
 
 class SampleLine(NamedTuple):
-    """A sample's line: the bytes that name the series, the value's bytes, its number, and its instant."""
+    """A sample's line: what stands before the value (the series and its gap), the value, and its instant."""
 
-    series: bytes
-    token: bytes
+    prefix: bytes
     value: float
     timestamp_ms: int
     #: Whether the line is nothing but series, one space, value and perhaps one space and a timestamp.
@@ -131,7 +130,7 @@ def _sample(line: bytes, match: re.Match[bytes], timestamp_ms: int) -> SampleLin
     stamp = match["timestamp"]
     if plain and stamp is not None:
         plain = match.end("value") + 1 == match.start("timestamp")
-    return SampleLine(match["series"], token, value, timestamp_ms, plain)
+    return SampleLine(line[match.start("series") : match.start("value")], value, timestamp_ms, plain)
 
 
 def _milliseconds(line: bytes, stamp: bytes) -> int:

@@ -93,6 +93,6 @@ def _known(
     prefixes: list[bytes | None] = [None] * len(lines)
     places = np.full(len(lines), -1, dtype=np.int64)
     for place, sample in enumerate(samples):
-        prefixes[sample.line_number] = sample.cut.series + b" "
+        prefixes[sample.line_number] = sample.cut.prefix
         places[sample.line_number] = place
     return KnownBody(body_format, lines, prefixes, places, reading, rules)

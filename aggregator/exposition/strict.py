@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from sys import intern
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from aggregator.config.model import Limits
 from aggregator.errors import RejectedError
 from aggregator.exposition import lines as cutting
-from aggregator.exposition.exposed import NO_TIMESTAMP_MS, ExposedSeries
+from aggregator.exposition.exposed import ExposedSeries
 from aggregator.exposition.formats import Format
 from aggregator.exposition.kinds import TYPES, kind_of
 from aggregator.exposition.lines import SampleLine, unreadable
@@ -19,6 +20,7 @@ from aggregator.exposition.lines import SampleLine, unreadable
 #: A metric's name and its labels, sorted.
 Named = tuple[str, tuple[tuple[str, str], ...]]
 _END = b"# EOF"
+_ESCAPED = re.compile(r"\\(.)")
 
 
 class StrictSample(NamedTuple):
@@ -31,7 +33,7 @@ class StrictSample(NamedTuple):
 
 @dataclass
 class StrictReader:
-    """Reads bodies line by line. `named` remembers how the last body's series were named, by their bytes."""
+    """Reads bodies line by line. `named` remembers the last body's series by what stands before their values."""
 
     limits: Limits
     named: dict[bytes, Named] = field(default_factory=dict)
@@ -48,8 +50,8 @@ class StrictReader:
                 self._declare(line, is_text=is_text, types=types)
             elif not is_text or line.strip(b" \t"):
                 cut = cutting.cut_text_sample(line) if is_text else cutting.cut_openmetrics_sample(line)
-                name = named.get(cut.series) or self.named.get(cut.series) or self._name(cut.series, line)
-                named[cut.series] = name
+                name = named.get(cut.prefix) or self.named.get(cut.prefix) or self._name(cut.prefix, line)
+                named[cut.prefix] = name
                 found.append((number, cut, name))
                 if len(found) > self.limits.samples:
                     raise RejectedError(
@@ -69,11 +71,11 @@ class StrictReader:
                 raise unreadable(line, "declares a type that does not exist")
             types[_unquoted(comment.name)] = declared
 
-    def _name(self, series: bytes, line: bytes) -> Named:
+    def _name(self, prefix: bytes, line: bytes) -> Named:
         cutting.check_quoted(line, self.limits)
         # The stock parser renames what belongs to a counter's family: it sees each series alone, without a type.
         try:
-            (family,) = text_string_to_metric_families(series.decode() + " 0\n")
+            (family,) = text_string_to_metric_families(prefix.decode() + " 0\n")
             (sample,) = family.samples
         except Exception as error:  # the stock parser fails in many ways; each means that the line is wrong
             raise unreadable(line) from error
@@ -117,13 +119,8 @@ def check_whole(body: bytes, body_format: Format) -> None:
         raise RejectedError("encoding", "the answer holds a NUL character, which PostgreSQL cannot store")
 
 
-def has_timestamp(sample: StrictSample) -> bool:
-    """Whether a sample carries an instant of its own."""
-    return sample.cut.timestamp_ms != NO_TIMESTAMP_MS
-
-
 def _unquoted(name: bytes) -> str:
     text = name.decode()
     if not text.startswith('"'):
         return text
-    return text[1:-1].replace('\\"', '"').replace("\\n", "\n").replace("\\\\", "\\")
+    return _ESCAPED.sub(lambda match: "\n" if match[1] == "n" else match[1], text[1:-1])

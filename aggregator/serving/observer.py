@@ -12,6 +12,7 @@ from aggregator.serving.servers import Answer, Prober, queue_names
 from aggregator.serving.status import Server, Status
 from aggregator.storage.health import Health, HealthReader
 from aggregator.storage.reading import Reader, ping
+from aggregator.storage.schema import schema_fault
 from aggregator.storage.stored_summaries import read_stored_summaries
 
 #: Who asks every two seconds gets fresh answers; a crowd of askers costs no more than one.
@@ -69,8 +70,6 @@ class Observer:
 
     def schema_fault(self) -> str | None:
         """Why the database cannot be used by this version of the code; None where it can."""
-        from aggregator.storage.migrate import schema_fault  # noqa: PLC0415 - alembic is loaded only where it is asked for
-
         self._require_database()
         return self._reader.run(schema_fault)
 

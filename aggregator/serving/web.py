@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 THREADS = 4
 MOST_CONNECTIONS = 64
+BACKLOG = 128
 CHANNEL_TIMEOUT_SECONDS = 20
 SUMMARIES_PATH = "/api/v1/summaries/"
 
@@ -119,18 +121,22 @@ def open_web(listen: str, observer: Observer) -> Any:  # noqa: ANN401 - waitress
 
     Raises EnvironmentRefusedError where the port is taken or the address is not this machine's.
     """
+    return waitress.create_server(
+        Web(observer),
+        sockets=[_bound(listen)],
+        threads=THREADS,
+        connection_limit=MOST_CONNECTIONS,
+        channel_timeout=CHANNEL_TIMEOUT_SECONDS,
+        asyncore_use_poll=True,
+        ident=None,
+    )
+
+
+def _bound(listen: str) -> socket.socket:
     host, port = parse_listen(listen)
     try:
-        return waitress.create_server(
-            Web(observer),
-            host=host,
-            port=port,
-            threads=THREADS,
-            connection_limit=MOST_CONNECTIONS,
-            channel_timeout=CHANNEL_TIMEOUT_SECONDS,
-            asyncore_use_poll=True,
-            ident=None,
-        )
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         remedy = "choose another"
         raise refusal(error, what="web", listen=listen, setting="AGGREGATOR_WEB_LISTEN", remedy=remedy) from None

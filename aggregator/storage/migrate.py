@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
 
 from aggregator.bundled import bundled
 from aggregator.storage.engine import driver_url, make_engine, transaction
 from aggregator.storage.tables import SCHEMA
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 
 def _config(url: str | None = None) -> Config:
@@ -47,11 +51,3 @@ def current_revision(connection: Connection) -> str | None:
     """The revision that the database has; None where the schema was never made."""
     context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
     return context.get_current_revision()
-
-
-def schema_fault(connection: Connection) -> str | None:
-    """Why the database cannot be used by this version of the code; None where its schema is at head."""
-    current, head = current_revision(connection), head_revision()
-    if current == head:
-        return None
-    return f"the schema is at {current or 'nothing'} and this version needs {head}; run `aggregator db migrate`"

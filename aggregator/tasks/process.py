@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from aggregator import __version__, telemetry
 from aggregator.config.load import load_settings
 from aggregator.config.model import Settings
 from aggregator.logs import configure_logging
-from aggregator.tasks import context
 from aggregator.tasks.app import app
 
 log = structlog.get_logger(__name__)
@@ -40,13 +40,21 @@ def _set_up_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sends a
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
+@signals.worker_init.connect(weak=False)
+def _load_work(**_: Any) -> None:  # noqa: ANN401 - as above
+    """Before the pool forks: what all children need is loaded once and shared."""
+    import_module("aggregator.tasks.work")
+    for collector in ("command", "host", "prometheus"):
+        import_module(f"aggregator.collectors.{collector}")
+
+
 @signals.worker_process_init.connect(weak=False)
 def _begin_child(**_: Any) -> None:  # noqa: ANN401 - as above
     """In a child, right after its fork: nothing of the parent's is used, and metrics go to this child's files.
 
     Quick, and without a connection: it must not keep the pool waiting.
     """
-    context.forget_context()
+    import_module("aggregator.tasks.context").forget_context()
     settings = load_settings()
     telemetry.install(metrics_directory(settings), _child_index)
     telemetry.put("build_info", 1, version=__version__)

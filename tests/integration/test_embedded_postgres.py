@@ -61,7 +61,8 @@ def make_server(home: Path, **options: Any) -> EmbeddedPostgres:
 def ask(url: str, statement: str) -> Any:
     with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(statement)
-        return cursor.fetchone()[0] if cursor.description else None
+        row = cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
 
 
 def processes_of(server: EmbeddedPostgres) -> list[psutil.Process]:
@@ -219,7 +220,7 @@ def test_data_of_another_major_version_is_refused(server: EmbeddedPostgres, home
 def test_data_of_another_owner_is_refused(server: EmbeddedPostgres, home: Path) -> None:
     server.stop()
     stranger = Account(user_id=12_345, group_id=12_345, is_other=False)
-    with pytest.raises(EnvironmentRefusedError, match="belongs to .*would run as user 12345; start as the user"):
+    with pytest.raises(EnvironmentRefusedError, match=r"belongs to .*would run as user 12345; start as the user"):
         Cluster(home, postgres_binaries(), stranger).prepare(is_durable=False)
 
 

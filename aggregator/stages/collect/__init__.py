@@ -31,6 +31,8 @@ FLUSH_SECONDS = 0.5
 FLUSH_TARGETS = 100
 #: How much longer than its deadline a collection may take before another worker takes it over.
 LEASE_MARGIN = timedelta(seconds=20)
+#: Targets that a collector asks at once; the others wait until one of these has ended.
+TURN_TARGETS = 256
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,13 @@ class Collect:
                 target_ids=target_ids,
                 node=self.node,
                 now=now,
-                lease=source.deadline + LEASE_MARGIN,
+                lease=_lease(source, len(target_ids)),
                 by_hand=slot is None,
             )
-            if claimed is not None and slot is not None and not claimed.is_taken_over and not registry.is_intake(connection, shard_id):
-                claims.count_slot(connection, shard_id=shard_id, slot=slot, interval=source.interval)
+            # An intake is collected now and then, and what it missed the shards of its targets count.
+            is_counted = slot is not None and not registry.is_intake(connection, shard_id)
+            if claimed is not None and is_counted and not claimed.is_taken_over:
+                claims.count_slot(connection, shard_id=shard_id, slot=claimed.slot, interval=source.interval)
             return claimed
 
         return self.database.run(work) if target_ids else None
@@ -137,6 +141,12 @@ class Collect:
                 changes.append(registry.StateChange(was.id, error is None, error, one.collected.started_at))
         if changes:
             self.database.run(lambda connection: registry.record_states(connection, changes))
+
+
+def _lease(source: BaseSource, targets: int) -> timedelta:
+    """How long a collection may take at the most: targets that hang are asked in turns of `TURN_TARGETS`."""
+    turns = -(-targets // TURN_TARGETS)
+    return source.deadline * turns + LEASE_MARGIN
 
 
 def _kind(source: BaseSource) -> str:

@@ -19,8 +19,8 @@ from aggregator.storage.series import register
 
 #: A bucket is rolled up this long after its end: a scrape that began in it has been written by then.
 SETTLE = timedelta(seconds=5)
-#: Key tuples of a target that are remembered; a target with timestamps of its own has several.
-MOST_TUPLES = 16
+#: Key tuples of a target that are remembered: a federating Prometheus has one for each target behind it.
+MOST_TUPLES = 1_000
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,18 @@ class Places:
 class PlaceCache:
     """The places that this process has registered. Collectors hand out the same tuple while nothing changes."""
 
-    by_target: dict[int, list[Places]] = field(default_factory=dict)
+    by_target: dict[int, dict[int, Places]] = field(default_factory=dict)
 
     def find(self, target_id: int, keys: tuple[SeriesKey, ...]) -> Places | None:
-        """The places of this very tuple."""
-        return next((places for places in self.by_target.get(target_id, ()) if places.keys is keys), None)
+        """The places of this very tuple; it is known by its identity, which is its own while it is kept here."""
+        return self.by_target.get(target_id, {}).get(id(keys))
 
     def add(self, target_id: int, places: Places) -> None:
-        """Remember committed places, newest first."""
-        self.by_target[target_id] = [places, *self.by_target.get(target_id, ())][:MOST_TUPLES]
+        """Remember committed places; the oldest ones make room."""
+        known = self.by_target.setdefault(target_id, {})
+        known[id(places.keys)] = places
+        if len(known) > MOST_TUPLES:
+            del known[next(iter(known))]
 
     def forget(self) -> None:
         """Drop everything: behind a new connection may be another database."""

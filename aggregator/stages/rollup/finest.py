@@ -64,13 +64,12 @@ def compute(
     dirty = np.zeros(grid.cells, dtype=np.bool_)
     for map_id in {frame.map_id for frame in frames}:
         dirty[shape.cells_by_map[map_id]] = True
+    sampled = np.asarray((~np.isnan(samples.values)).any(axis=0))
     reduced = reduce_samples(
         samples.values,
         samples.at_ms,
         start_ms=milliseconds(bucket),
-        edge=left_edge(
-            connection, tier, bucket, grid=grid, sampled=np.asarray((~np.isnan(samples.values)).any(axis=0)), lookback=lookback
-        ),
+        edge=left_edge(connection, tier, bucket, grid=grid, sampled=sampled, lookback=lookback),
         lookback_ms=lookback // _MILLISECOND,
         is_counter=grid.is_counter_cell,
     )

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
+import uuid
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+import psycopg2
 import pytest
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from aggregator.collectors.protocol import Target
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
-from aggregator.storage import registry, tables
+from aggregator.storage import claims, registry, tables
+from aggregator.storage.engine import Database
 from tests.installation import Installation, settings_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aggregator.embedded.postgres import EmbeddedPostgres
 
 GIGABYTE = 1e9
 
@@ -24,20 +33,70 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@pytest.fixture
-def installation(database_url: str, tmp_path: Path, now: datetime) -> Iterator[Installation]:
-    """Six minutes of samples, rolled up, with a beat, a worker and a collection that ended well a moment ago."""
-    made = Installation(database_url, now, settings_for(tmp_path))
-    with closing(made):
+@dataclass(frozen=True)
+class Past:
+    """A filled database of a test's own."""
+
+    url: str
+    database: Database
+    source_id: int
+
+
+@pytest.fixture(scope="session")
+def filled(
+    postgres_server: EmbeddedPostgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, int]:
+    """The name of a database with six minutes of samples, rolled up, to be copied; and the id of its source."""
+    administer(postgres_server, f"CREATE DATABASE filled_template TEMPLATE {migrated_template}")
+    now = datetime.now(UTC)
+    url = database_of(postgres_server, "filled_template")
+    with closing(Installation(url, now, settings_for(tmp_path_factory.mktemp("filled")))) as made:
         fill(made, now)
-        yield made
+        return "filled_template", made.source_id
+
+
+@pytest.fixture
+def installation(filled: tuple[str, int], postgres_server: EmbeddedPostgres, now: datetime) -> Iterator[Past]:
+    """Samples of six minutes, with a beat, a worker and a collection that ended well a moment ago; to be changed."""
+    with copied(filled, postgres_server, now) as past:
+        yield past
+
+
+@pytest.fixture(scope="module")
+def shared(filled: tuple[str, int], postgres_server: EmbeddedPostgres) -> Iterator[Past]:
+    """The same for tests that only read: a database of its own would cost each of them half a second."""
+    with copied(filled, postgres_server, datetime.now(UTC)) as past:
+        yield past
+
+
+@contextmanager
+def copied(filled: tuple[str, int], postgres_server: EmbeddedPostgres, now: datetime) -> Iterator[Past]:
+    template, source_id = filled
+    name = f"past_{uuid.uuid4().hex}"
+    administer(postgres_server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    database = Database.connect(database_of(postgres_server, name), application="test")
+    database.run(lambda connection: _mark(connection, now))
+    yield Past(database_of(postgres_server, name), database, source_id)
+    database.dispose()
+    administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def database_of(server: EmbeddedPostgres, name: str) -> str:
+    return urlsplit(server.url)._replace(path=f"/{name}").geturl()
+
+
+def administer(server: EmbeddedPostgres, statement: str) -> None:
+    with closing(psycopg2.connect(database_of(server, "postgres"))) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
 
 
 def fill(made: Installation, now: datetime) -> None:
     targets = made.targets(2)
     for number, target in enumerate(targets):
-        for step in range(24):
-            at = milliseconds(now) - (24 - step) * 15_000
+        for step in range(4):
+            at = milliseconds(now) - (4 - step) * 90_000
             labels = tuple(sorted((*target.labels, ("path", "/a"))))
             values = {
                 SeriesKey("up", tuple(sorted(target.labels)), Kind.GAUGE): 1.0,
@@ -47,7 +106,6 @@ def fill(made: Installation, now: datetime) -> None:
             made.collect(target, {at: values})
     made.collect(host_target(made), host_samples(now))
     made.roll_up()
-    made.database.run(lambda connection: _mark(connection, now))
 
 
 def host_target(made: Installation) -> Target:
@@ -56,9 +114,7 @@ def host_target(made: Installation) -> Target:
 
     def work(connection: Connection) -> Target:
         source_id = connection.execute(select(tables.sources.c.id).where(tables.sources.c.name == "host")).scalar_one()
-        registry.sync_targets(
-            connection, source_id, [registry.TargetEntry("machine", labels)], now=made.now
-        )
+        registry.sync_targets(connection, source_id, [registry.TargetEntry("machine", labels)], now=made.now)
         target_id = connection.execute(
             select(tables.targets.c.id).where(tables.targets.c.address == "machine")
         ).scalar_one()
@@ -87,9 +143,25 @@ def host_samples(now: datetime) -> dict[int, dict[SeriesKey, float]]:
 
 
 def _mark(connection: Connection, now: datetime) -> None:
-    connection.execute(
-        insert(tables.wakes).values(job="rollup", slot=now, woken_at=now, slots_missed=4)
-    )
+    connection.execute(update(tables.targets).values(is_up=True, state_since=now - timedelta(minutes=6)))
+    shards = select(tables.targets.c.shard_id, func.array_agg(tables.targets.c.id)).group_by(tables.targets.c.shard_id)
+    for shard_id, target_ids in connection.execute(shards).all():
+        connection.execute(
+            insert(tables.collections).values(
+                shard_id=shard_id,
+                slot=now - timedelta(seconds=1),
+                token=uuid.uuid4(),
+                lease_until=now,
+                node="test",
+                started_at=now,
+                finished_at=now,
+                target_ids=target_ids,
+                outcome=[claims.OK] * len(target_ids),
+                duration_seconds=[0.1] * len(target_ids),
+                samples=[3] * len(target_ids),
+            )
+        )
+    connection.execute(insert(tables.wakes).values(job="rollup", slot=now, woken_at=now, slots_missed=4))
     registry.see_node(
         connection,
         "test",

@@ -8,12 +8,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from email.message import Message
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -25,8 +22,17 @@ from aggregator.client import summary_key
 from aggregator.errors import EnvironmentRefusedError
 from aggregator.serving.observer import Addresses, Observer
 from aggregator.serving.web import open_web
-from tests.installation import Installation
+from aggregator.storage.migrate import head_revision
+from aggregator.storage.schema import packaged_head
 from tests.integration.serving.test_exporter import assert_clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from email.message import Message
+
+    from aggregator.embedded.valkey import EmbeddedValkey
+    from tests.integration.serving.conftest import Past
 
 STATUS_FIELDS = {
     "as_of", "version", "ok", "problems", "servers", "sources", "targets", "tiers", "summaries", "nodes", "glance",
@@ -54,9 +60,9 @@ class Site:
 
     def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Message, bytes]:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=names, method=method)  # noqa: S310 - loopback
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=names, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=15) as response:  # noqa: S310 - as above
+            with urllib.request.urlopen(request, timeout=15) as response:  # noqa: S310 - loopback
                 return response.status, response.headers, response.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -83,15 +89,22 @@ def serving(addresses: Addresses) -> Iterator[Site]:
     try:
         yield Site(server.effective_port)
     finally:
-        server.close()
-        server.trigger.pull_trigger()
+        server.trigger.pull_trigger(server.close)  # in the server's own loop, which ends with its last socket
         thread.join(5)
         observer.close()
 
 
+@pytest.fixture(scope="module")
+def site(shared: Past, valkey_server: EmbeddedValkey) -> Iterator[Site]:
+    """A site over what nobody changes."""
+    with serving(Addresses(shared.url, valkey_server.broker_url, valkey_server.cache_url)) as started:
+        yield started
+
+
 @pytest.fixture
-def site(installation: Installation, cache_url: str, broker_url: str) -> Iterator[Site]:
-    with serving(Addresses(installation.url, broker_url, cache_url)) as started:
+def own_site(installation: Past, cache_url: str) -> Iterator[Site]:
+    """A site over a database of the test's own."""
+    with serving(Addresses(installation.url, None, cache_url)) as started:
         yield started
 
 
@@ -134,11 +147,12 @@ def test_the_metrics_of_the_installation_are_all_there_and_clean(site: Site) -> 
     }  # fmt: skip
 
 
-def test_waiting_messages_are_counted_in_redis(site: Site, broker_url: str) -> None:
+def test_waiting_messages_are_counted_in_redis(shared: Past, broker_url: str) -> None:
     with client.connect(broker_url, timeout_seconds=1) as broker:
         broker.lpush("aggregator.collect", "a", "b")
         broker.lpush("aggregator.collect\x06\x169", "c")
-    assert site.metrics()["queue_messages", (("queue", "aggregator.collect"),)] == 3
+    with serving(Addresses(shared.url, broker_url)) as site:
+        assert site.metrics()["queue_messages", (("queue", "aggregator.collect"),)] == 3
 
 
 def test_the_page_shows_targets_tiers_and_summaries(site: Site) -> None:
@@ -180,12 +194,12 @@ def test_large_answers_are_compressed_where_that_is_accepted(site: Site) -> None
     assert "Content-Encoding" not in headers
 
 
-def test_healthy_and_ready_are_told_apart(site: Site, installation: Installation) -> None:
-    assert site.get("/-/healthy")[0] == 200
-    assert site.get("/-/ready")[0] == 200
+def test_healthy_and_ready_are_told_apart(own_site: Site, installation: Past) -> None:
+    assert own_site.get("/-/healthy")[0] == 200
+    assert own_site.get("/-/ready")[0] == 200
     old = text("UPDATE aggregator.alembic_version SET version_num = 'old'")
     installation.database.run(lambda connection: connection.execute(old) and None)
-    status, _, body = site.get("/-/ready")
+    status, _, body = own_site.get("/-/ready")
     assert status == 503
     assert b"aggregator db migrate" in body
 
@@ -224,15 +238,15 @@ def test_a_database_that_accepts_and_says_nothing_is_down_within_about_a_second(
             assert time.monotonic() - started < 2.5
 
 
-def test_it_recovers_when_the_database_has_closed_its_connections(site: Site, installation: Installation) -> None:
-    assert site.metrics()["database_up", ()] == 1
+def test_it_recovers_when_the_database_has_closed_its_connections(own_site: Site, installation: Past) -> None:
+    assert own_site.metrics()["database_up", ()] == 1
     ended = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test web'")
     installation.database.run(lambda connection: connection.execute(ended) and None)
     time.sleep(1.1)  # answers are kept for a second
-    assert site.metrics()["database_up", ()] == 1
+    assert own_site.metrics()["database_up", ()] == 1
 
 
-def test_a_broker_and_a_cache_that_are_away_are_told_without_their_passwords(installation: Installation) -> None:
+def test_a_broker_and_a_cache_that_are_away_are_told_without_their_passwords(installation: Past) -> None:
     away = f"redis://:hidden@127.0.0.1:{closed_port()}/0"
     with serving(Addresses(installation.url, away, away)) as site:
         found = site.metrics()
@@ -243,30 +257,31 @@ def test_a_broker_and_a_cache_that_are_away_are_told_without_their_passwords(ins
         assert "hidden" not in json.dumps(status)
 
 
-def test_a_summary_comes_from_the_cache_and_else_from_postgresql(
-    site: Site, installation: Installation, cache_url: str, now: datetime
-) -> None:
-    stored = site.json("/api/v1/summaries/slowest-sources")
+def test_a_summary_comes_from_the_cache_and_else_from_postgresql(own_site: Site, cache_url: str, now: datetime) -> None:
+    stored = own_site.json("/api/v1/summaries/slowest-sources")
     assert (stored["version"], stored["value"], stored["stale"]) == (3, [{"instance": "t0", "value": 1.5}], False)
     document = {**stored, "version": 4, "computed_at": now.isoformat(), "as_of": now.isoformat()}
     with redis.Redis.from_url(cache_url) as cache:
         cache.set(summary_key("aggregator", "slowest-sources"), json.dumps(document))
-    assert site.json("/api/v1/summaries/slowest-sources")["version"] == 4
-    status, headers, _ = site.get("/api/v1/summaries/none")
+    assert own_site.json("/api/v1/summaries/slowest-sources")["version"] == 4
+    status, headers, _ = own_site.get("/api/v1/summaries/none")
     assert (status, headers["Content-Type"]) == (404, "application/json")
 
 
-def test_a_fault_of_ours_is_an_error_without_details(site: Site, installation: Installation) -> None:
+def test_a_fault_of_ours_is_an_error_without_details(own_site: Site, installation: Past) -> None:
     broken = text("UPDATE aggregator.summaries SET as_of = NULL")
     installation.database.run(lambda connection: connection.execute(broken) and None)
-    with suppress(KeyError):
-        status, _, body = site.get("/api/v1/summaries/slowest-sources")
-        assert status == 500
-        assert b"Traceback" not in body
+    status, _, body = own_site.get("/api/v1/summaries/slowest-sources")
+    assert status == 500
+    assert b"Traceback" not in body
 
 
-def test_a_taken_port_is_refused_with_the_setting(site: Site, installation: Installation) -> None:
-    observer = Observer(Addresses(installation.url), application="test")
+def test_a_taken_port_is_refused_with_the_setting(site: Site, shared: Past) -> None:
+    observer = Observer(Addresses(shared.url), application="test")
     with pytest.raises(EnvironmentRefusedError, match="AGGREGATOR_WEB_LISTEN"):
         open_web(f"127.0.0.1:{site.port}", observer)
     observer.close()
+
+
+def test_the_head_that_readiness_asks_for_is_alembics() -> None:
+    assert packaged_head() == head_revision()

@@ -1,0 +1,118 @@
+"""What the tasks do: a few lines round a stage each. Loaded at first use: beat needs only the tasks' names."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from aggregator import telemetry
+from aggregator.config.model import CommandSource, HostSource
+from aggregator.errors import UnknownSourceError, UsageError
+from aggregator.rollups.buckets import floor_to
+from aggregator.stages import maintain as maintain_stage
+from aggregator.storage import announce as announcing
+from aggregator.tasks.by_hand import collect_by_hand
+from aggregator.tasks.context import Context, context
+from aggregator.tasks.schedule import MOST_WAKE_INTERVAL, ROLLUP_INTERVAL
+
+#: A rollup goes on for so long at most; what is left is taken up at the next wake.
+ROLLUP_BUDGET = timedelta(seconds=10)
+
+
+def _instant(slot: str) -> datetime:
+    """A message's slot; raises UsageError where it is none, for a message may come from anywhere."""
+    try:
+        instant = datetime.fromisoformat(slot)
+    except ValueError:
+        raise UsageError(f"{slot!r} is no slot; write an instant such as 2026-01-31T12:00:00+00:00") from None
+    if instant.tzinfo is None:
+        raise UsageError(f"{slot!r} has no time zone; write an instant such as 2026-01-31T12:00:00+00:00")
+    return instant
+
+
+def node_queue(node: str) -> str:
+    """The queue that only this node reads."""
+    return f"{context().settings.namespace}.node.{node}"
+
+
+def wake(collect_task: Any, source: str, slot: str) -> int:  # noqa: ANN401 - Celery's task is untyped
+    """Send one message for each shard of a source; gives their number."""
+    here = context()
+    source_id, configured = here.source(source)
+    shards = here.wake.shards(source_id, configured, slot=_instant(slot), now=here.clock())
+    options: dict[str, Any] = {"expires": configured.interval.total_seconds(), "ignore_result": True}
+    for shard in shards:
+        queue = {"queue": node_queue(shard.node)} if shard.node is not None else {}
+        collect_task.apply_async((source,), {"shard": shard.id, "slot": slot}, **options, **queue)
+    return len(shards)
+
+
+def collect_shard(source: str, shard: int, slot: str | None) -> list[dict[str, Any]] | None:
+    """Collect one shard's slot; None where another worker has it or had it."""
+    here = context()
+    source_id, configured = here.source(source)
+    instant = _instant(slot) if slot is not None else None
+    reports = here.collect.run(source_id, configured, shard, slot=instant, clock=here.clock)
+    return None if reports is None else [report.as_json() for report in reports]
+
+
+def other_node(source: str, node: str | None) -> str | None:
+    """The node that has to collect a source that reads a machine; None where this one does.
+
+    Raises UnknownSourceError where no live node may.
+    """
+    here = context()
+    source_id, configured = here.source(source)
+    if not isinstance(configured, HostSource | CommandSource) or node == here.settings.node:
+        return None
+    shards = here.wake.shards(source_id, configured, slot=None, now=here.clock())
+    nodes = [shard.node for shard in shards if shard.node is not None]
+    if not nodes:
+        raise UnknownSourceError(f'source "{source}" runs on no live node; start a worker on one that it names')
+    if node is not None and node not in nodes:
+        raise UnknownSourceError(f'source "{source}" does not run on node "{node}"; it runs on: {", ".join(nodes)}')
+    preferred = node or here.settings.node
+    chosen = preferred if preferred in nodes else nodes[0]
+    return chosen if chosen != here.settings.node else None
+
+
+def collect_all(source: str) -> list[dict[str, Any]]:
+    """Collect a source by hand, in this process."""
+    return collect_by_hand(context(), source)
+
+
+def rollup(slot: str | None) -> int:
+    """Roll up what is due; gives the rows written."""
+    here = context()
+    _woken(here, "rollup", slot, ROLLUP_INTERVAL)
+    return here.rollup.run(here.clock, budget=ROLLUP_BUDGET)
+
+
+def summarize(slot: str | None, name: str | None) -> int:
+    """Refresh summaries; gives how many."""
+    here = context()
+    _woken(here, "summarize", slot, MOST_WAKE_INTERVAL)
+    return here.summarize.run(clock=here.clock, only=name, by_slots=slot is not None)
+
+
+def maintain(slot: str | None) -> int:
+    """Make and drop partitions; gives how many."""
+    here = context()
+    _woken(here, "maintain", slot, MOST_WAKE_INTERVAL)
+    claimed = floor_to(here.clock(), maintain_stage.INTERVAL) if slot is not None else None
+    done = here.maintain.run(clock=here.clock, slot=claimed)
+    return done.changes if done is not None else 0
+
+
+def announce(started_at: str) -> None:
+    """Say that this node lives."""
+    here = context()
+    announcing.announce(
+        here.database, here.settings, config_hash=here.config_hash, started_at=_instant(started_at), now=here.clock()
+    )
+    telemetry.put("config_info", 1, hash=here.config_hash)
+
+
+def _woken(here: Context, job: str, slot: str | None, interval: timedelta) -> None:
+    if slot is not None:
+        announcing.record_wake(here.database, job, slot=_instant(slot), interval=interval, now=here.clock())

@@ -1,0 +1,180 @@
+"""The dirty ledger on a real server: what a rollup and those who write at the same time do to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import func, insert, select, text
+
+from aggregator.collectors.protocol import Target
+from aggregator.exposition.series import Kind, SeriesKey
+from aggregator.rollups.buckets import milliseconds
+from aggregator.stages.collect.store import SETTLE
+from aggregator.stages.rollup import Rollup
+from aggregator.storage import frames, ledger, tables
+from aggregator.storage.engine import Connection, Database, transaction
+from tests.installation import LONG, Installation, series_key, settings_for
+from tests.sessions import PATIENCE, session, wait_for_blocked
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+STEP = timedelta(seconds=15)
+GAUGE = series_key("g", 0, Kind.GAUGE)
+COUNTER = series_key("c_total", 0, Kind.COUNTER)
+
+
+@pytest.fixture
+def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
+    with closing(Installation(database_url, START, settings_for(tmp_path))) as made:
+        yield made
+
+
+@pytest.fixture
+def other(database_url: str) -> Iterator[Database]:
+    """A second session."""
+    with session(database_url) as made:
+        yield made
+
+
+def collect(installation: Installation, target: Target, at: datetime, **values: float) -> Any:
+    keys: dict[str, SeriesKey] = {"g": GAUGE, "c": COUNTER}
+    return installation.collect(target, {milliseconds(at): {keys[name]: value for name, value in values.items()}})
+
+
+def marks(installation: Installation) -> list[tuple[str, datetime, int | None]]:
+    statement = (
+        select(tables.tiers.c.name, tables.dirty.c.bucket, tables.dirty.c.target_id)
+        .join(tables.tiers, tables.tiers.c.id == tables.dirty.c.tier_id)
+        .order_by(tables.tiers.c.step_seconds, tables.dirty.c.bucket)
+    )
+    with installation.database.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(statement)]
+
+
+def test_a_locked_shard_is_skipped_by_others_and_lets_rows_refer_to_it(
+    installation: Installation, other: Database
+) -> None:
+    (target,) = installation.targets(1)
+    collect(installation, target, START, g=1.0)
+    installation.now += timedelta(minutes=2)
+    (shard_id,) = other.run(lambda found: ledger.due_shards(found, now=installation.now))
+    with transaction(installation.database.engine) as connection:
+        assert ledger.lock_shard(connection, shard_id)
+        assert not other.run(lambda found: ledger.lock_shard(found, shard_id))
+        # A block is a child of the shard: its insert must not wait for the rollup.
+        other.run(lambda found: found.execute(insert(tables.blocks).values(shard_id=shard_id, kind=1, size=0)))
+    assert other.run(lambda found: ledger.lock_shard(found, shard_id))
+
+
+def test_two_rollups_at_once_share_the_shards_and_write_each_row_once(installation: Installation) -> None:
+    targets = installation.targets(120)  # two shards
+    for place, target in enumerate(targets):
+        key = series_key("g", place, Kind.GAUGE)
+        installation.collect(target, {milliseconds(START): {key: float(place)}})
+    installation.now += timedelta(minutes=2)
+    with session(installation.url) as other:
+        second = Rollup(other, "second")
+        with ThreadPoolExecutor(1) as beside:
+            running = beside.submit(second.run, lambda: installation.now, budget=LONG)
+            written = installation.roll_up() + running.result(timeout=PATIENCE.total_seconds())
+        kept = other.run(lambda found: found.execute(select(func.count()).select_from(tables.rollup)).scalar_one())
+    assert written == kept == 6  # three blocks, in 1m and in 5m
+    rows = installation.rows("metrics_1m")
+    assert {identity[1]: row["sum"] for identity, row in rows.items()} == {f"t{n}": float(n) for n in range(120)}
+
+
+def test_a_mark_that_commits_during_a_rollup_is_not_lost(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (target,) = installation.targets(1)
+    collect(installation, target, START, g=1.0)
+    installation.now += timedelta(minutes=2)
+    read = frames.read_frames
+    interrupted: list[bool] = []
+
+    def read_then_be_overtaken(*arguments: Any, **named: Any) -> list[frames.Frame]:
+        found = read(*arguments, **named)
+        if not interrupted:
+            interrupted.append(True)
+            with closing(Installation(installation.url, installation.now, installation.settings)) as writer:
+                writer.now += timedelta(seconds=1)  # a claim of its own
+                collect(writer, target, START + STEP, g=5.0)
+        return found
+
+    monkeypatch.setattr(Installation, "_make_source", lambda _self, _connection: installation.source_id)
+    monkeypatch.setattr(frames, "read_frames", read_then_be_overtaken)
+    installation.roll_up()
+    assert interrupted
+    installation.now += SETTLE
+    installation.roll_up()
+    assert installation.rows("metrics_1m")["g", "t0", START]["count"] == 2
+    assert installation.rows("metrics_1m")["g", "t0", START]["sum"] == 6.0
+
+
+def test_a_rollup_that_fails_leaves_its_marks_in_the_ledger(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (target,) = installation.targets(1)
+    collect(installation, target, START, g=1.0)
+    before = marks(installation)
+    installation.now += timedelta(minutes=2)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("in the middle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("aggregator.stages.rollup.write_rollups", fail)
+        with pytest.raises(RuntimeError, match="in the middle"):
+            installation.roll_up()
+    assert marks(installation) == before
+    assert installation.roll_up() == 2
+    assert [name for name, _, _ in marks(installation)] == ["1h"]
+
+
+def test_the_same_sample_once_more_marks_nothing_and_writes_no_row(installation: Installation) -> None:
+    (target,) = installation.targets(1)
+    collect(installation, target, START, g=1.0)
+    installation.now += timedelta(minutes=10)
+    installation.roll_up()
+    before = marks(installation)
+    assert collect(installation, target, START, g=1.0).rejected == {}
+    assert marks(installation) == before
+
+
+def test_batches_of_one_instant_are_merged_and_what_differs_is_counted(installation: Installation) -> None:
+    (target,) = installation.targets(1)
+    assert collect(installation, target, START, g=1.0).rejected == {}
+    assert collect(installation, target, START, c=7.0).rejected == {}
+    assert collect(installation, target, START, g=2.0, c=7.0).rejected == {"replaced": 1}
+    values = {metric: row["value"] for (metric, _, _), row in installation.rows("samples").items()}
+    assert values == {"g": 2.0, "c_total": 7.0}
+    with installation.database.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM aggregator.sample_frame")).scalar_one() == 1
+
+
+def test_two_writers_of_one_instant_lose_no_sample(installation: Installation, other: Database) -> None:
+    (target,) = installation.targets(1)
+    collect(installation, target, START, g=1.0, c=1.0)
+    map_id = other.run(lambda found: found.execute(select(tables.frame_maps.c.id)).scalar_one())
+    at = START + STEP
+    nan = float("nan")
+
+    def write(connection: Connection, values: list[float]) -> None:
+        frames.lock_targets(connection, [target.id])
+        frame = frames.Frame(target.id, map_id, at, np.array(values))
+        frames.write_frames(connection, [frame], received_at=at)
+
+    with ThreadPoolExecutor(1) as second:
+        with transaction(installation.database.engine) as connection:
+            write(connection, [3.0, nan])
+            waiting = second.submit(other.run, lambda found: write(found, [nan, 4.0]))
+            wait_for_blocked(installation.url)
+        waiting.result(timeout=PATIENCE.total_seconds())
+    rows = installation.rows("samples")
+    assert {metric: row["value"] for (metric, _, time), row in rows.items() if time == at} == {"g": 3.0, "c_total": 4.0}

@@ -1,0 +1,97 @@
+"""Partitions are made once, ahead of their time or when a sample needs them, and found again by their bounds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from aggregator.exposition.series import Kind
+from aggregator.rollups.buckets import milliseconds
+from aggregator.storage import partitions
+from aggregator.storage.engine import Database
+from aggregator.storage.partitions import SAMPLES
+from tests.installation import Installation, series_key, settings_for
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+FAR = datetime(2027, 1, 1, tzinfo=UTC)
+ONE_DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
+    with closing(Installation(database_url, NOW, settings_for(tmp_path))) as made:
+        yield made
+
+
+def existing_starts(installation: Installation) -> list[datetime]:
+    found = installation.database.run(lambda connection: partitions.existing(connection, SAMPLES))
+    return [partition.start for partition in found]
+
+
+def test_publishing_makes_partitions_from_the_retention_to_three_days_ahead(installation: Installation) -> None:
+    today = datetime(2026, 3, 1, tzinfo=UTC)
+    assert existing_starts(installation) == [today + ONE_DAY * days for days in range(-2, 4)]
+
+
+def test_each_partition_is_made_once_and_covers_a_half_open_day(installation: Installation) -> None:
+    def ensure(until: datetime) -> int:
+        return installation.database.run(
+            lambda connection: partitions.ensure(connection, SAMPLES, since=FAR, until=until)
+        )
+
+    assert ensure(FAR + timedelta(hours=30)) == 2
+    assert ensure(FAR + timedelta(hours=30)) == 0
+    assert ensure(FAR + 2 * ONE_DAY) == 0
+    found = installation.database.run(lambda connection: partitions.existing(connection, SAMPLES))
+    assert found[-1] == partitions.Partition("sample_frame_20270102", FAR + ONE_DAY, FAR + 2 * ONE_DAY)
+
+
+def test_two_sessions_that_need_the_same_partition_at_once_both_go_on(installation: Installation) -> None:
+    both = threading.Barrier(2)
+    made: list[int] = []
+
+    def work() -> None:
+        database = Database.connect(installation.url, application="test")
+        both.wait(timeout=10)
+        until = FAR + 20 * ONE_DAY
+        made.append(database.run(lambda found: partitions.ensure(found, SAMPLES, since=FAR, until=until)))
+        database.dispose()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert sum(made) == 20
+    assert existing_starts(installation)[-20:] == [FAR + ONE_DAY * days for days in range(20)]
+
+
+def test_a_sample_of_a_day_that_nobody_foresaw_is_stored(installation: Installation) -> None:
+    (target,) = installation.targets(1)
+    key = series_key("g", 0, Kind.GAUGE)
+    ahead = NOW + timedelta(days=30)
+    assert installation.collect(target, {milliseconds(ahead): {key: 1.5}}).samples == 1
+    assert existing_starts(installation)[-1] == datetime(2026, 3, 31, tzinfo=UTC)
+
+
+def test_every_tier_has_partitions_of_its_own_width_and_storage(installation: Installation) -> None:
+    statement = text(
+        "SELECT parent.relname AS tier, min(array_to_string(child.reloptions, ' ')) AS storage"
+        " FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid JOIN pg_class AS parent"
+        " ON parent.oid = inhparent WHERE parent.relname LIKE 'rollup\\_1_' OR parent.relname = 'rollup_5m'"
+        " GROUP BY 1 ORDER BY 1"
+    )
+    with installation.database.engine.connect() as connection:
+        storage = {row.tier: row.storage for row in connection.execute(statement)}
+    half = "toast_tuple_target=8160 fillfactor=50"
+    assert storage == {"rollup_1d": half, "rollup_1h": half, "rollup_1m": "toast_tuple_target=8160", "rollup_5m": half}
+    tiers = [("1m", 1), ("5m", 7), ("1h", 28), ("1d", 364)]
+    for (name, days), minutes in zip(tiers, (1, 5, 60, 1_440), strict=True):
+        step = timedelta(minutes=minutes)
+        assert partitions.rollup_partitions(name, step, is_finest=name == "1m").width == timedelta(days=days)

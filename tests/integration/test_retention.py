@@ -1,0 +1,142 @@
+"""Retention on a real server: nothing is dropped that is still needed, and what is gone is never made worse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from aggregator.collectors.protocol import Target
+from aggregator.exposition.series import Kind, SeriesKey
+from aggregator.rollups.buckets import milliseconds
+from aggregator.stages.maintain import Maintain
+from aggregator.storage import catalog, frames, ledger, partitions, retention, tables
+from aggregator.storage.engine import Connection, Database, transaction
+from aggregator.storage.partitions import SAMPLES
+from tests.installation import Installation, series_key, settings_for
+from tests.sessions import PATIENCE, session, wait_for_blocked
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+STEP = timedelta(seconds=15)
+GAUGE = series_key("g", 0, Kind.GAUGE)
+COUNTER = series_key("c_total", 0, Kind.COUNTER)
+
+
+@pytest.fixture
+def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
+    with closing(Installation(database_url, START, settings_for(tmp_path))) as made:
+        yield made
+
+
+@pytest.fixture
+def other(database_url: str) -> Iterator[Database]:
+    """A second session."""
+    with session(database_url) as made:
+        yield made
+
+
+def collect(installation: Installation, target: Target, at: datetime, **values: float) -> Any:
+    keys: dict[str, SeriesKey] = {"g": GAUGE, "c": COUNTER}
+    return installation.collect(target, {milliseconds(at): {keys[name]: value for name, value in values.items()}})
+
+
+def marks(installation: Installation) -> list[tuple[str, datetime, int | None]]:
+    statement = (
+        select(tables.tiers.c.name, tables.dirty.c.bucket, tables.dirty.c.target_id)
+        .join(tables.tiers, tables.tiers.c.id == tables.dirty.c.tier_id)
+        .order_by(tables.tiers.c.step_seconds, tables.dirty.c.bucket)
+    )
+    with installation.database.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(statement)]
+
+
+def oldest_partition(connection: Connection) -> tuple[partitions.Partition, retention.Needs]:
+    found = partitions.existing(connection, SAMPLES)[0]
+    finest = catalog.read_installation(connection).finest
+    return found, retention.Needs("sample_frame", 0, tuple(tier.id for tier in finest))
+
+
+def test_a_partition_is_locked_before_the_ledger_is_asked(installation: Installation, other: Database) -> None:
+    (target,) = installation.targets(1)
+    collect(installation, target, START, g=1.0)
+    shard_id = other.run(lambda found: ledger.due_shards(found, now=START + timedelta(hours=1))[0])
+    map_id = other.run(lambda found: found.execute(select(tables.frame_maps.c.id)).scalar_one())
+    oldest, needs = other.run(oldest_partition)
+    tier_id = needs.tier_ids_above[0]
+
+    def drop() -> str | None:
+        return other.run(
+            lambda found: retention.drop_unless_needed(found, partitioned=SAMPLES, partition=oldest, needs=needs)
+        )
+
+    with ThreadPoolExecutor(1) as maintainer:
+        # The frame and its mark are written and not committed yet: nobody else can see the mark.
+        with transaction(installation.database.engine) as connection:
+            frame = frames.Frame(target.id, map_id, oldest.start, np.array([1.0]))
+            frames.write_frames(connection, [frame], received_at=START)
+            ledger.mark(connection, [ledger.Mark(tier_id, shard_id, oldest.start, START, target.id)], now=START)
+            dropping = maintainer.submit(drop)
+            wait_for_blocked(installation.url)
+        assert dropping.result(timeout=PATIENCE.total_seconds()) == "1 ledger rows still wait for it"
+    assert other.run(oldest_partition)[0] == oldest
+    other.run(lambda found: found.execute(tables.dirty.delete()))
+    assert drop() is None
+    assert other.run(oldest_partition)[0].start == oldest.end
+    assert other.run(lambda found: catalog.dropped_before(found, "sample_frame")) == oldest.end
+
+
+def test_maintain_drops_what_is_past_its_retention_only_once_it_was_rolled_up(installation: Installation) -> None:
+    (target,) = installation.targets(1)
+    collect(installation, target, START, g=1.0)
+    maintain = Maintain(installation.database, "test")
+    installation.now += timedelta(days=3, hours=1)
+    done = maintain.run(clock=lambda: installation.now)
+    assert done is not None
+    assert "sample_frame_20260301" in dict(done.partitions_held)
+    assert installation.rows("samples")
+    installation.roll_up()
+    done = maintain.run(clock=lambda: installation.now)
+    assert done is not None
+    assert "sample_frame_20260301" in done.partitions_dropped
+    assert not installation.rows("samples")
+    assert installation.rows("metrics_1d")["g", "t0", START.replace(hour=0)]["count"] == 1
+
+
+def test_samples_past_the_retention_are_refused_counted_and_change_no_rollup(installation: Installation) -> None:
+    (target,) = installation.targets(1)
+    for place in range(4):
+        collect(installation, target, START + place * STEP, g=float(place))
+    installation.now += timedelta(days=3, hours=1)
+    installation.roll_up()
+    Maintain(installation.database, "test").run(clock=lambda: installation.now)
+    before = installation.rows("metrics_1m")
+    stored = collect(installation, target, START + STEP / 2, g=100.0)
+    assert (stored.samples, stored.rejected) == (0, {"too_old": 1})
+    # A mark that should not be there harms nothing: no input is worse than what is stored.
+    finest = installation.database.run(catalog.read_installation).finest[0]
+    shard_id = installation.database.run(lambda found: found.execute(select(tables.blocks.c.shard_id)).scalar_one())
+    mark = ledger.Mark(finest.id, shard_id, START, installation.now, target.id)
+    installation.database.run(lambda found: ledger.mark(found, [mark], now=installation.now))
+    installation.roll_up()
+    assert installation.rows("metrics_1m") == before
+    assert marks(installation) == []
+
+
+def test_a_late_sample_within_the_retention_is_taken_and_counted(installation: Installation) -> None:
+    (target,) = installation.targets(1)
+    collect(installation, target, START, g=1.0)
+    installation.now += timedelta(hours=1)
+    installation.roll_up()
+    stored = collect(installation, target, START + STEP, g=3.0)
+    assert (stored.samples, stored.late, stored.rejected) == (1, 1, {})
+    installation.now += timedelta(days=1)
+    installation.roll_up()
+    for view in ("metrics_1m", "metrics_5m", "metrics_1h", "metrics_1d"):
+        assert [row["sum"] for row in installation.rows(view).values()] == [4.0], view
