@@ -13,11 +13,14 @@ import numpy.typing as npt
 from aggregator.collectors.labels import Labelling
 from aggregator.collectors.outcome import REPORTED, report_keys, report_values
 from aggregator.collectors.protocol import Batch, Collected, Target
+from aggregator.errors import RejectedError
 from aggregator.exposition.exposed import NO_TIMESTAMP_MS, ExposedSeries, Exposition
 from aggregator.exposition.series import SeriesKey
 
 #: A timestamp further ahead is a clock gone wrong, not a measurement.
 MOST_AHEAD = timedelta(minutes=10)
+#: Each instant is a frame as wide as the target's series: a thousand are a large federation, more are a mistake.
+MOST_INSTANTS = 1_000
 #: How often over a target's samples may stand in remembered picks: those of a few scrapes, no more.
 _MOST_REMEMBERED_FACTOR = 4
 _LEFT_OUT = -1
@@ -62,7 +65,7 @@ class Selection:
         return cls(exposed, tuple(keys), identities)
 
     def collected(self, target: Target, exposition: Exposition, *, started_at: datetime, seconds: float) -> Collected:
-        """The batches of one scrape that succeeded, the first of them at `started_at`."""
+        """The batches of one scrape that succeeded, the first of them at `started_at`. Raises RejectedError."""
         report = report_values(up=True, duration_seconds=seconds, scraped=len(exposition.values))
         own, stamped, out_of_range = _by_instant(exposition, started_at)
         first = self._pick(own, with_report=True)
@@ -120,5 +123,11 @@ def _instants(
 ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
     ordered = places[np.argsort(stamps[places], kind="stable")]
     instants, starts = np.unique(stamps[ordered], return_index=True)
+    if len(instants) > MOST_INSTANTS:
+        raise RejectedError(
+            "too_many_timestamps",
+            f"the samples carry {len(instants):,} different timestamps, more than {MOST_INSTANTS:,};"
+            " set honor_timestamps = false, or ask for fewer targets at once",
+        )
     for instant, part in zip(instants, np.split(ordered, starts[1:]), strict=bool(len(instants))):
         yield int(instant), part

@@ -207,3 +207,13 @@ def test_samples_with_instants_of_their_own_come_in_batches_of_their_own(server:
     plain = collect_one(server, "good", collector, honor_timestamps=False)
     assert len(plain.batches) == 1
     assert (plain.samples, plain.rejected) == (4, {"duplicate": 3})
+
+
+def test_a_target_with_a_timestamp_for_every_sample_is_refused(server: str) -> None:
+    now_ms = int(datetime.now(UTC).timestamp() * 1_000)
+    lines = (f'a{{n="{place}"}} 1 {now_ms - place}\n' for place in range(1_001))
+    Hostile.bodies["/good/stamped"] = "".join(lines).encode()
+    one = collect_one(server, "good/stamped")
+    assert one.reason == "too_many_timestamps"
+    assert by_name(one)["up"] == 0
+    assert collect_one(server, "good/stamped", honor_timestamps=False).samples == 1_001

@@ -20,7 +20,7 @@ from aggregator.storage.series import register
 #: A bucket is rolled up this long after its end: a scrape that began in it has been written by then.
 SETTLE = timedelta(seconds=5)
 #: Key tuples of a target that are remembered: a federating Prometheus has one for each target behind it.
-MOST_TUPLES = 1_000
+MOST_TUPLES = 2_000
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,8 @@ def serving(addresses: Addresses) -> Iterator[Site]:
     try:
         yield Site(server.effective_port)
     finally:
-        server.trigger.pull_trigger(server.close)  # in the server's own loop, which ends with its last socket
+        with suppress(OSError):  # it may have closed while it was being told
+            server.trigger.pull_trigger(server.close)  # in the server's own loop, which ends with its last socket
         thread.join(5)
         observer.close()
 
