@@ -105,6 +105,7 @@ task_track_started = False
 
 # --- Worker -----------------------------------------------------------------------------------------------------------
 worker_pool = "prefork"
+worker_consumer = "aggregator.tasks.consumer:Consumer"  # no queues for delayed messages outside of our namespace
 worker_concurrency = _settings.worker_concurrency
 worker_prefetch_multiplier = 1  # a message that waits behind a long task would expire
 worker_proc_alive_timeout = 60  # the default of 4 s kills children on a busy machine
@@ -113,6 +114,7 @@ worker_max_memory_per_child = 600_000  # kB; a leak anywhere below us must not g
 worker_cancel_long_running_tasks_on_connection_loss = True  # their message comes back: do not run them twice
 worker_soft_shutdown_timeout = 10.0  # a stop is bounded: what is cut short is claimed again
 worker_enable_remote_control = True
+control_exchange = _namespace  # by default all Celery applications of a broker share one: `control shutdown` hits all
 worker_hijack_root_logger = False  # the logs are ours, with fields
 worker_redirect_stdouts = False
 

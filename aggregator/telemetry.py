@@ -72,6 +72,12 @@ def install(directory: Path, identify: Callable[[], int | str]) -> None:
     registry.cache_clear()
 
 
+def forget_gauges(directory: Path) -> None:
+    """Forget what all processes of a node said of themselves, before the first of them starts anew."""
+    for path in directory.glob("gauge_*.db"):
+        path.unlink(missing_ok=True)
+
+
 def take_over(directory: Path, identifier: int | str) -> None:
     """Forget the gauges of a dead process, before its successor under the same identifier uses any metric.
 
@@ -130,6 +136,7 @@ __all__ = [
     "Metric",
     "adjust",
     "count",
+    "forget_gauges",
     "install",
     "observe",
     "prometheus_client",

@@ -88,6 +88,21 @@ def newest_complete_bucket(connection: Connection) -> datetime | None:
     return found
 
 
+def is_settled(connection: Connection) -> bool:
+    """Whether every target has its shard, every series its place, and nothing is behind."""
+    return bool(
+        value(
+            connection,
+            """
+            SELECT NOT EXISTS (SELECT FROM aggregator.targets WHERE active AND shard_id IS NULL)
+               AND EXISTS (SELECT FROM aggregator.series)
+               AND NOT EXISTS (SELECT FROM aggregator.series WHERE block_id IS NULL)
+               AND NOT EXISTS (SELECT FROM aggregator.dirty WHERE due <= now())
+            """,
+        )
+    )
+
+
 @dataclass(frozen=True)
 class Slots:
     """Slots of the shards in a span: due by the clock, collected with every target up, and begun at all."""

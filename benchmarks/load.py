@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from bench_installation import Installation, exposition_server, installation
-from figures import Connection, connected, newest_complete_bucket
+from figures import Connection, connected, is_settled
 from load_report import report
 from observations import Moment, Watched
 from process_costs import Cost, costs
@@ -39,11 +39,11 @@ def config(urls: list[str]) -> str:
 
 
 def warm_up(connection: Connection) -> None:
-    """Wait until every series is registered and the first bucket has been rolled up."""
+    """Wait until every series has its place and the first buckets have been rolled up."""
     deadline = time.monotonic() + WARM_UP_PATIENCE.total_seconds()
-    while newest_complete_bucket(connection) is None:
+    while not is_settled(connection):
         if time.monotonic() > deadline:
-            raise SystemExit("no bucket was rolled up in time; see the logs")
+            raise SystemExit("the targets' series found no places in time; see the logs")
         time.sleep(1)
 
 

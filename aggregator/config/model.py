@@ -198,7 +198,7 @@ class Settings(Model):
     exporter_listen: str = "127.0.0.1:9811"
     web_listen: str = "127.0.0.1:9810"
     #: Where the PostgreSQL that `aggregator up` brings along listens, on 127.0.0.1.
-    postgres_port: int = Field(default=54_329, gt=0, le=65_535)
+    postgres_port: int = Field(default=25_439, gt=0, le=65_535)
     #: Which published commands this node runs: any, only those of its own file, or none.
     run_commands: Literal["published", "local", "never"] = "published"
     worker_concurrency: int = Field(default=2, gt=0, le=64)

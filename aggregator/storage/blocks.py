@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, insert, select, text, update
 
 from aggregator.exposition.series import Kind
 from aggregator.storage import tables
@@ -55,13 +55,18 @@ def _place(connection: Connection, shard_id: int, kind: int, series_ids: Sequenc
         made = connection.execute(insert(blocks).returning(blocks.c.id, sort_by_parameter_order=True), values).scalars()
         for block_id, chunk in zip(made, chunks, strict=True):
             places += _positions(block_id, 0, chunk)
-    series = tables.series
-    connection.execute(
-        update(series)
-        .where(series.c.id == bindparam("series"))
-        .values(block_id=bindparam("block"), position=bindparam("place")),
-        places,
-    )
+    connection.execute(_SET_PLACES, {name: [place[name] for place in places] for name in ("series", "block", "place")})
+
+
+# One statement for all of them: a large target's first scrape brings tens of thousands. Uses index: series_pkey.
+_SET_PLACES = text(
+    """
+    UPDATE aggregator.series AS s SET block_id = placed.block, position = placed.place
+    FROM unnest(CAST(:series AS bigint[]), CAST(:block AS integer[]), CAST(:place AS smallint[]))
+        AS placed (series, block, place)
+    WHERE s.id = placed.series
+    """
+)
 
 
 def _positions(block_id: int, taken: int, series_ids: Iterable[int]) -> list[dict[str, int]]:

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from billiard import current_process
 from celery import Celery, bootsteps, signals
+from celery.utils.nodenames import default_nodename
 from kombu.exceptions import OperationalError
 
 from aggregator import __version__, telemetry
@@ -43,9 +44,17 @@ def _set_up_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sends a
 @signals.worker_init.connect(weak=False)
 def _load_work(**_: Any) -> None:  # noqa: ANN401 - as above
     """Before the pool forks: what all children need is loaded once and shared."""
+    telemetry.forget_gauges(metrics_directory(load_settings()))
     import_module("aggregator.tasks.work")
     for collector in ("command", "host", "prometheus"):
         import_module(f"aggregator.collectors.{collector}")
+
+
+@signals.celeryd_init.connect(weak=False)
+def _name_worker(instance: Any, **_: Any) -> None:  # noqa: ANN401 - as above
+    """Call the worker by its node: two on one machine with the same name would take each other's commands."""
+    if instance.hostname == default_nodename(None):  # a name of the user's own stays
+        instance.hostname = f"celery@{load_settings().node}"
 
 
 @signals.worker_process_init.connect(weak=False)

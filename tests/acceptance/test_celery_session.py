@@ -69,6 +69,7 @@ def session(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -
 def test_the_session_of_the_tutorial(session: Session) -> None:
     registered = session.machine.run("celery", "-A", "aggregator", "inspect", "registered").stdout
     assert "* aggregator.collect" in registered
+    assert "celery@here: OK" in registered
     assert "1 node online" in registered
 
     said = session('report, = collect.delay("listing").get(timeout=30)\nprint(report["up"], report["output"])')
@@ -97,5 +98,5 @@ def test_the_session_of_the_tutorial(session: Session) -> None:
     assert "aggregator.nope" in said
     session.worker.says("task_not_registered")
     log = session.worker.log.read_text()
-    assert "inspect registered" in log
+    assert "inspect registered" in log  # the remedy
     assert "aggregator.collect" in log

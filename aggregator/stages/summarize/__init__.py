@@ -13,6 +13,7 @@ import redis
 import structlog
 
 from aggregator import telemetry
+from aggregator.client import connect, summary_key
 from aggregator.config.model import Summary
 from aggregator.errors import AggregatorError, UsageError
 from aggregator.rollups.buckets import floor_to
@@ -24,16 +25,12 @@ log = structlog.get_logger(__name__)
 
 LEASE = timedelta(minutes=2)
 STATEMENT_TIMEOUT = timedelta(seconds=30)
+CACHE_TIMEOUT_SECONDS = 5.0
 
 
 def make_cache(url: str) -> redis.Redis:
-    """The cache, with timeouts that a half-open connection cannot outlast."""
-    if url.startswith("redis+socket://"):
-        url = url.replace("redis+socket://", "unix://", 1)
-    client: redis.Redis = redis.Redis.from_url(
-        url, socket_timeout=5, socket_connect_timeout=2, health_check_interval=30, retry_on_timeout=True
-    )
-    return client
+    """The cache, with timeouts that a half-open connection cannot outlast. Raises UsageError for a URL that is none."""
+    return connect(url, timeout_seconds=CACHE_TIMEOUT_SECONDS)
 
 
 @dataclass
@@ -105,7 +102,7 @@ class Summarize:
         if self.cache is None:
             return
         document = as_document(summary, computed, version, now)
-        self.cache.set(f"{self.namespace}:summary:{summary.name}", json.dumps(document))
+        self.cache.set(summary_key(self.namespace, summary.name), json.dumps(document))
 
 
 def as_document(summary: Summary, computed: Computed, version: int, now: datetime) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""Summaries: computed from rollups, kept in PostgreSQL, published to Redis, and never lost to a failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from aggregator.client import read
+from aggregator.config.model import Summary
+from aggregator.errors import UsageError
+from aggregator.exposition.series import Kind
+from aggregator.rollups.buckets import milliseconds
+from aggregator.stages.summarize import Summarize, make_cache
+from aggregator.storage.engine import Connection
+from tests.installation import Installation, series_key, settings_for
+
+START = datetime(2026, 3, 1, 11, 50, tzinfo=UTC)
+
+BUSY = Summary(name="busy", select="c_total", stat="rate", by=("instance",), window=timedelta(minutes=10), top=1)
+MEAN = Summary(name="mean", select='g{job="scripted"}', stat="avg", window=timedelta(minutes=10))
+RATIO = Summary(
+    name="ratio",
+    select="g",
+    divide_by="whole",
+    stat="last",
+    by=("instance",),
+    window=timedelta(minutes=10),
+    order="lowest",
+)
+
+
+@pytest.fixture
+def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
+    settings = settings_for(tmp_path).model_copy(update={"summaries": (BUSY, MEAN, RATIO)})
+    made = Installation(database_url, START, settings)
+    for place, target in enumerate(made.targets(2)):
+        for minute in range(5):
+            at = START + timedelta(minutes=minute)
+            made.now = at
+            values = {
+                series_key("c_total", place, Kind.COUNTER): 60.0 * minute * (place + 1),
+                series_key("g", place, Kind.GAUGE): float(minute + place),
+                series_key("whole", place, Kind.GAUGE): 8.0,
+            }
+            made.collect(target, {milliseconds(at): values})
+    made.now = START + timedelta(minutes=6)
+    made.roll_up()
+    yield made
+    made.close()
+
+
+def summarize(installation: Installation, cache_url: str) -> Summarize:
+    return Summarize(installation.database, make_cache(cache_url), "aggregator", "test")
+
+
+def test_rates_are_summed_by_group_averages_are_weighted_and_ratios_join_on_the_same_labels(
+    installation: Installation, cache_url: str
+) -> None:
+    assert summarize(installation, cache_url).run(clock=lambda: installation.now, by_slots=False) == 3
+    assert read("busy", url=cache_url).value == ({"instance": "t1", "value": pytest.approx(2.0)},)
+    assert read("mean", url=cache_url).value == ({"value": pytest.approx(2.5)},)
+    assert read("ratio", url=cache_url).value == (
+        {"instance": "t0", "value": pytest.approx(4 / 8)},
+        {"instance": "t1", "value": pytest.approx(5 / 8)},
+    )
+
+
+def test_the_document_in_redis_says_how_far_it_can_be_trusted(installation: Installation, cache_url: str) -> None:
+    stage = summarize(installation, cache_url)
+    stage.run(clock=lambda: installation.now, by_slots=False, only="busy")
+    client = redis.Redis.from_url(cache_url)
+    document = json.loads(client.get("aggregator:summary:busy") or b"{}")
+    client.close()
+    assert document["tier"] == "1m"
+    assert document["as_of"] == (START + timedelta(minutes=4)).isoformat()
+    assert document["completeness"] == pytest.approx(1 / 4)  # a sample a minute, where four are due
+    assert document["is_final"] is True
+    assert document["version"] == 1
+
+
+def test_a_slot_is_refreshed_once_however_many_ask(installation: Installation, cache_url: str) -> None:
+    stage = summarize(installation, cache_url)
+    assert stage.run(clock=lambda: installation.now, by_slots=True) == 3
+    assert stage.run(clock=lambda: installation.now, by_slots=True) == 0
+    installation.now += timedelta(seconds=30)
+    assert stage.run(clock=lambda: installation.now, by_slots=True) == 3
+
+
+def test_a_failed_refresh_keeps_the_last_good_value_and_says_why(installation: Installation, cache_url: str) -> None:
+    stage = summarize(installation, cache_url)
+    stage.run(clock=lambda: installation.now, by_slots=False)
+    before = read("busy", url=cache_url)
+
+    def break_view(connection: Connection) -> None:
+        connection.execute(text("DROP VIEW aggregator.metrics_1m"))
+
+    installation.database.run(break_view)
+    assert stage.run(clock=lambda: installation.now, by_slots=False) == 0
+    assert read("busy", url=cache_url) == before
+    with installation.database.engine.connect() as connection:
+        rows = connection.execute(text("SELECT value, last_error FROM aggregator.summaries WHERE name = 'busy'")).one()
+    assert rows.value == [{"instance": "t1", "value": pytest.approx(2.0)}]
+    assert "metrics_1m" in rows.last_error
+
+
+def test_an_unknown_summary_is_named_with_those_that_exist(installation: Installation, cache_url: str) -> None:
+    with pytest.raises(UsageError, match="busy, mean, ratio"):
+        summarize(installation, cache_url).run(clock=lambda: installation.now, by_slots=False, only="nope")
