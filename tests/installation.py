@@ -111,7 +111,7 @@ class Installation:
 
         claimed = self.database.run(work)
         assert claimed is not None
-        return self.store.store(claimed, collected, source_id=self.source_id, shard_id=None, now=self.now)
+        return self.store.store(claimed, collected, source_id=self.source_id, shard_id=None, clock=lambda: self.now)
 
     def roll_up(self) -> int:
         """Roll up all that is due now; gives the rows written."""

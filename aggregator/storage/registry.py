@@ -146,10 +146,16 @@ def collectable_shards(connection: Connection, source_id: int, *, seen_since: da
     return [ShardEntry(row.id, row.name, row.is_intake) for row in rows]
 
 
-def is_intake(connection: Connection, shard_id: int) -> bool:
-    """Whether a shard only holds the claims of targets that have none yet. Uses index: shards_pkey."""
-    statement = select(tables.shards.c.is_intake).where(tables.shards.c.id == shard_id)
-    return bool(connection.execute(statement).scalar_one_or_none())
+def find_shard(connection: Connection, shard_id: int) -> ShardEntry | None:
+    """A shard; None where there is no such one. Uses indexes: shards_pkey, nodes_pkey."""
+    shards, nodes = tables.shards, tables.nodes
+    statement = (
+        select(shards.c.id, nodes.c.name, shards.c.is_intake)
+        .outerjoin(nodes, nodes.c.id == shards.c.node_id)
+        .where(shards.c.id == shard_id)
+    )
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else ShardEntry(row.id, row.name, row.is_intake)
 
 
 def ensure_intake(connection: Connection, source_id: int) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from aggregator.exposition.series import SeriesKey
@@ -68,20 +69,37 @@ def _series_ids(connection: Connection, target_id: int, keys: Sequence[SeriesKey
     known = _known_ids(connection, target_id)
     new = [(digest, key) for digest, key in zip(hashes, keys, strict=True) if digest not in known]
     if new:
-        rows = [
-            {
-                "target_id": target_id,
-                "kind": int(key.kind),
-                "identity_hash": digest,
-                "metric": key.metric,
-                "labels": dict(key.labels),
-                "created_at": now,
-            }
-            for digest, key in dict(new).items()
-        ]
-        connection.execute(insert(tables.series).on_conflict_do_nothing(), rows)
+        _insert_series(connection, target_id, dict(new), now=now)
         known = _known_ids(connection, target_id)
     return [known[digest] for digest in hashes]
+
+
+# One statement for all of them: a large target's first scrape brings tens of thousands.
+# Uses index: series_target_id_identity_hash_key.
+_INSERT_SERIES = text(
+    """
+    INSERT INTO aggregator.series (target_id, kind, identity_hash, metric, labels, created_at)
+    SELECT :target_id, one.kind, decode(one.digest, 'hex'), one.metric, one.labels, :now
+    FROM unnest(
+        CAST(:kinds AS smallint[]), CAST(:digests AS text[]), CAST(:metrics AS text[]), CAST(:labels AS jsonb[])
+    ) AS one (kind, digest, metric, labels)
+    ON CONFLICT DO NOTHING
+    """
+)
+
+
+def _insert_series(connection: Connection, target_id: int, new: dict[bytes, SeriesKey], *, now: datetime) -> None:
+    connection.execute(
+        _INSERT_SERIES,
+        {
+            "target_id": target_id,
+            "now": now,
+            "kinds": [int(key.kind) for key in new.values()],
+            "digests": [digest.hex() for digest in new],
+            "metrics": [key.metric for key in new.values()],
+            "labels": [json.dumps(dict(key.labels)) for key in new.values()],
+        },
+    )
 
 
 def _known_ids(connection: Connection, target_id: int) -> dict[bytes, int]:

@@ -6,8 +6,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Double, Float, column, func, select, table, update
-from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    Double,
+    Float,
+    TableClause,
+    cast,
+    column,
+    func,
+    select,
+    table,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, array
 
 from aggregator.config.model import Summary
 from aggregator.config.selector import parse_selector
@@ -76,21 +89,11 @@ def _groups(
     connection: Connection, tier: TierEntry, summary: Summary, selector: str, *, now: datetime
 ) -> dict[tuple[str, ...], dict[str, Any]]:
     """One row per group of labels. Uses indexes: series_metric_idx, rollup_pkey."""
-    names = ("time", "count", "sum", "min", "max", "last", "increase", "rate", "completeness", "is_final", "metric")
-    view = table(
-        f"metrics_{tier.name}", *(column(name) for name in names), column("labels", JSONB), schema=tables.SCHEMA
-    )
-    c = view.c
+    c = _view(tier).c
     per_series = (
         select(
             c.labels,
-            func.sum(c.count).label("count"),
-            func.sum(c.sum).label("sum"),
-            func.min(c.min).label("min"),
-            func.max(c.max).label("max"),
-            func.array_agg(aggregate_order_by(c.last, c.time.desc()))[1].label("last"),
-            func.sum(c.increase).label("increase"),
-            func.sum(c.increase / func.nullif(c.rate, 0)).label("covered"),
+            *(_of_series(name, c).label(name) for name in _SERIES_STATISTICS[summary.stat]),
             func.max(c.time).label("as_of"),
             func.avg(c.completeness).label("completeness"),
             func.bool_and(c.is_final).label("is_final"),
@@ -100,15 +103,7 @@ def _groups(
         .subquery()
     )
     s = per_series.c
-    value = {
-        "avg": func.sum(s.sum) / func.nullif(func.sum(s.count), 0),
-        "sum": func.sum(s.sum),
-        "min": func.min(s.min),
-        "max": func.max(s.max),
-        "last": func.sum(s.last),
-        "increase": func.sum(s.increase),
-        "rate": func.sum(func.coalesce(s.increase / func.nullif(s.covered, 0), 0)),
-    }[summary.stat]
+    value = _of_group(summary.stat, s)
     labels = [
         func.coalesce(s.labels.op("->>")(name), "").label(f"label_{place}") for place, name in enumerate(summary.by)
     ]
@@ -123,6 +118,58 @@ def _groups(
         statement = statement.having(func.count() > 0)
     found = connection.execute(statement).mappings()
     return {tuple(row[f"label_{place}"] for place in range(len(labels))): dict(row) for row in found}
+
+
+def _view(tier: TierEntry) -> TableClause:
+    """The view of a tier, with the columns that summaries read."""
+    names = ("count", "sum", "min", "max", "last", "increase", "rate", "completeness", "is_final")
+    return table(
+        f"metrics_{tier.name}",
+        column("time", DateTime(timezone=True)),
+        column("metric"),
+        column("labels", JSONB),
+        *(column(name, Double) for name in names),
+        schema=tables.SCHEMA,
+    )
+
+
+#: What each statistic needs of a series; nothing else is computed.
+_SERIES_STATISTICS = {
+    "avg": ("sum", "count"),
+    "sum": ("sum",),
+    "min": ("min",),
+    "max": ("max",),
+    "last": ("last",),
+    "increase": ("increase",),
+    "rate": ("increase", "covered"),
+}
+
+
+def _of_series(name: str, c: Any) -> ColumnElement[Any]:  # noqa: ANN401 - the columns of a view
+    """A statistic of one series over the window."""
+    if name == "last":
+        # The greatest (time, value): no sort is needed for the newest one.
+        newest: ColumnElement[Any] = func.max(array([cast(func.extract("epoch", c.time), Double), c.last]))[2]
+        return newest
+    if name == "covered":
+        return func.sum(c.increase / func.nullif(c.rate, 0))
+    return _combined(name, c[name])
+
+
+def _of_group(stat: str, s: Any) -> ColumnElement[Any]:  # noqa: ANN401 - the columns of a sub-query
+    """A statistic over the series of a group: averages weighted, rates and last values summed."""
+    if stat == "avg":
+        return func.sum(s.sum) / func.nullif(func.sum(s["count"]), 0)
+    if stat == "rate":
+        return func.sum(func.coalesce(s.increase / func.nullif(s.covered, 0), 0))
+    return _combined(stat, s[stat])
+
+
+def _combined(stat: str, values: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Several values of a statistic as one: the least, the greatest, or the sum."""
+    if stat == "min":
+        return func.min(values)
+    return func.max(values) if stat == "max" else func.sum(values)
 
 
 def store(connection: Connection, name: str, computed: Computed, *, now: datetime) -> int:

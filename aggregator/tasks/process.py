@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import subprocess
@@ -48,6 +49,9 @@ def _load_work(**_: Any) -> None:  # noqa: ANN401 - as above
     import_module("aggregator.tasks.work")
     for collector in ("command", "host", "prometheus"):
         import_module(f"aggregator.collectors.{collector}")
+    # The collector of garbage touches every object, which would copy the memory that the children share.
+    gc.collect()
+    gc.freeze()
 
 
 @signals.celeryd_init.connect(weak=False)

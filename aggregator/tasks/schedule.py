@@ -18,28 +18,34 @@ MOST_WAKE_INTERVAL = timedelta(minutes=1)
 
 
 class ClockSchedule(BaseSchedule):
-    """Due once in each slot, at the slot's start plus a fixed offset; never relative to the last run.
+    """Due in each slot, at the slot's start plus a fixed offset; never relative to the last run.
 
-    A beat that has just started sends the slot that is running: if another one has sent it, the claim in PostgreSQL
-    makes the second message harmless.
+    A slot that is longer than a minute is sent every minute: what was lost with a worker is claimed again. A beat that
+    has just started sends the slot that is running. What was done already is refused by the claim in PostgreSQL.
     """
 
     def __init__(self, interval: timedelta, offset: timedelta = timedelta(0)) -> None:
         super().__init__()
         self.interval = interval
         self.offset = offset
+        self.wake_interval = min(interval, MOST_WAKE_INTERVAL)
         self._sent: datetime | None = None
 
     def slot(self, now: datetime) -> datetime:
         """The newest slot that is due at `now` (UTC)."""
         return floor_to(now - self.offset, self.interval)
 
-    def is_due(self, last_run_at: datetime) -> tuple[bool, float]:  # noqa: ARG002 - beat's own last run does not matter
-        """Whether a slot is due that was not sent yet, and the seconds until the next one."""
-        now = datetime.now(UTC)
+    def _wake(self, now: datetime) -> datetime:
+        """The newest instant that is not after `now` at which the running slot was to be sent, without the offset."""
         slot = self.slot(now)
-        following = slot + self.interval + self.offset
-        return slot != self._sent, max((following - now).total_seconds(), 0.0)
+        return slot + (now - self.offset - slot) // self.wake_interval * self.wake_interval
+
+    def is_due(self, last_run_at: datetime) -> tuple[bool, float]:  # noqa: ARG002 - beat's own last run does not matter
+        """Whether a slot is to be sent now, and the seconds until the next time."""
+        now = datetime.now(UTC)
+        wake = self._wake(now)
+        following = min(wake + self.wake_interval, self.slot(now) + self.interval) + self.offset
+        return wake != self._sent, max((following - now).total_seconds(), 0.0)
 
     def remaining_estimate(self, last_run_at: datetime) -> timedelta:
         """How long until the next slot is due."""
@@ -47,8 +53,9 @@ class ClockSchedule(BaseSchedule):
 
     def take_slot(self) -> str:
         """The slot that is being sent, as the message carries it (ISO 8601, UTC)."""
-        self._sent = self.slot(datetime.now(UTC))
-        return self._sent.isoformat()
+        now = datetime.now(UTC)
+        self._sent = self._wake(now)
+        return self.slot(now).isoformat()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ClockSchedule):
@@ -98,7 +105,7 @@ def _entry(task: str, namespace: str, queue: str, interval: timedelta, job: str,
         # Nobody waits for the result, and a slot that is over is not caught up (docs/pitfalls.md#expires).
         "options": {
             "queue": f"{namespace}.{queue}",
-            "expires": interval.total_seconds(),
+            "expires": schedule.wake_interval.total_seconds(),
             "ignore_result": True,
         },
     }

@@ -63,7 +63,7 @@ def other_node(source: str, node: str | None) -> str | None:
     """
     here = context()
     source_id, configured = here.source(source)
-    if not isinstance(configured, HostSource | CommandSource) or node == here.settings.node:
+    if not isinstance(configured, HostSource | CommandSource):
         return None
     shards = here.wake.shards(source_id, configured, slot=None, now=here.clock())
     nodes = [shard.node for shard in shards if shard.node is not None]

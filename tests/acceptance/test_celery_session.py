@@ -88,7 +88,9 @@ def test_the_session_of_the_tutorial(session: Session) -> None:
         'try:\n    collect.delay("lisitng").get(timeout=30)\n'
         "except Exception as error:\n    print(type(error).__name__, error)"
     )
-    assert said.startswith('UnknownSourceError no source is named "lisitng"; there are: failing, listing. Add [[sources]]')
+    assert said.startswith(
+        'UnknownSourceError no source is named "lisitng"; there are: failing, listing. Add [[sources]]'
+    )
 
     said = session(
         'try:\n    app.send_task("aggregator.nope").get(timeout=30)\n'

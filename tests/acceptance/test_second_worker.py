@@ -63,7 +63,9 @@ class Wheel:
     def has_own_code(self) -> str:
         """Where it is imported from."""
         code = "import aggregator; print(aggregator.__file__)"
-        return subprocess.run([self.python, "-c", code], cwd="/", capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            [self.python, "-I", "-c", code], cwd="/", capture_output=True, text=True, check=True
+        ).stdout
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +111,7 @@ def by_name(machine: Machine, words: str) -> str:
     )
 
 
-def test_values_of_two_machines_are_never_mixed(
-    pair: tuple[Machine, Machine], wheel: Wheel, database_url: str
-) -> None:
+def test_values_of_two_machines_are_never_mixed(pair: tuple[Machine, Machine], wheel: Wheel, database_url: str) -> None:
     first, second = pair
     assert str(ROOT) not in wheel.has_own_code()
     first.start_worker()

@@ -21,7 +21,7 @@ from aggregator.stages.collect.store import FrameStore, Stored
 from aggregator.storage import claims, registry
 from aggregator.storage.claims import Claim
 from aggregator.storage.engine import Connection, Database
-from aggregator.storage.registry import StoredTarget
+from aggregator.storage.registry import ShardEntry, StoredTarget
 
 log = structlog.get_logger(__name__)
 
@@ -77,8 +77,11 @@ class Collect:
 
         Without a slot it is a collection asked for by hand: it always runs, and is stored at its own time.
         """
-        is_intake, targets = self._targets(source_id, shard_id)
-        claimed = self._claim(source, shard_id, slot, [target.id for target in targets], clock())
+        shard, targets = self._targets(source_id, shard_id)
+        if shard is None or shard.node not in (None, self.node):
+            log.warning("slot_of_another_node", source=source.name, shard=shard_id, node=shard and shard.node)
+            return None
+        claimed = self._claim(source, shard, slot, [target.id for target in targets], clock())
         if claimed is None:
             return None
         chosen = [target for target in targets if target.id in claimed.target_ids]
@@ -88,7 +91,7 @@ class Collect:
             for part in _parts(arriving):
                 try:
                     stored = self.store.store(
-                        claimed, part, source_id=source_id, shard_id=None if is_intake else shard_id, now=clock()
+                        claimed, part, source_id=source_id, shard_id=None if shard.is_intake else shard_id, clock=clock
                     )
                 except LeaseLostError:
                     log.warning("lease_lost", source=source.name, shard=shard_id, slot=slot)
@@ -99,23 +102,25 @@ class Collect:
                     _count(source.name, one)
         return reports
 
-    def _targets(self, source_id: int, shard_id: int) -> tuple[bool, list[StoredTarget]]:
-        def read(connection: Connection) -> tuple[bool, list[StoredTarget]]:
-            is_intake = registry.is_intake(connection, shard_id)
-            shard = None if is_intake else shard_id
-            return is_intake, registry.shard_targets(connection, source_id=source_id, shard_id=shard)
+    def _targets(self, source_id: int, shard_id: int) -> tuple[ShardEntry | None, list[StoredTarget]]:
+        def read(connection: Connection) -> tuple[ShardEntry | None, list[StoredTarget]]:
+            shard = registry.find_shard(connection, shard_id)
+            if shard is None:
+                return None, []
+            of_shard = None if shard.is_intake else shard_id
+            return shard, registry.shard_targets(connection, source_id=source_id, shard_id=of_shard)
 
         return self.database.run(read)
 
     def _claim(
-        self, source: BaseSource, shard_id: int, slot: datetime | None, target_ids: Sequence[int], now: datetime
+        self, source: BaseSource, shard: ShardEntry, slot: datetime | None, target_ids: Sequence[int], now: datetime
     ) -> Claim | None:
         """Claim in one committed transaction; the loser returns at once."""
 
         def work(connection: Connection) -> Claim | None:
             claimed = claims.claim(
                 connection,
-                shard_id=shard_id,
+                shard_id=shard.id,
                 slot=slot or now,
                 target_ids=target_ids,
                 node=self.node,
@@ -124,9 +129,9 @@ class Collect:
                 by_hand=slot is None,
             )
             # An intake is collected now and then, and what it missed the shards of its targets count.
-            is_counted = slot is not None and not registry.is_intake(connection, shard_id)
+            is_counted = slot is not None and not shard.is_intake
             if claimed is not None and is_counted and not claimed.is_taken_over:
-                claims.count_slot(connection, shard_id=shard_id, slot=claimed.slot, interval=source.interval)
+                claims.count_slot(connection, shard_id=shard.id, slot=claimed.slot, interval=source.interval)
             return claimed
 
         return self.database.run(work) if target_ids else None

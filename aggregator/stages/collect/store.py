@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -16,6 +16,8 @@ from aggregator.storage.catalog import Installation
 from aggregator.storage.claims import Claim, Ended
 from aggregator.storage.engine import Connection, Database
 from aggregator.storage.series import register
+
+Clock = Callable[[], datetime]
 
 #: A bucket is rolled up this long after its end: a scrape that began in it has been written by then.
 SETTLE = timedelta(seconds=5)
@@ -76,7 +78,7 @@ class FrameStore:
         self.database.on_reconnect.append(self.places.forget)
 
     def store(
-        self, claimed: Claim, collected: Sequence[Collected], *, source_id: int, shard_id: int | None, now: datetime
+        self, claimed: Claim, collected: Sequence[Collected], *, source_id: int, shard_id: int | None, clock: Clock
     ) -> list[Stored]:
         """Store collections in one transaction with their outcome and their marks in the ledger.
 
@@ -84,8 +86,8 @@ class FrameStore:
         """
         shard_of = self._shards(collected, source_id=source_id, shard_id=shard_id)
         for one in collected:
-            self._register(one, now=now)
-        return self.database.run(lambda connection: self._write(connection, claimed, collected, shard_of, now))
+            self._register(one, now=clock())
+        return self.database.run(lambda connection: self._write(connection, claimed, collected, shard_of, clock))
 
     def _shards(self, collected: Sequence[Collected], *, source_id: int, shard_id: int | None) -> dict[int, int]:
         if shard_id is not None:
@@ -115,19 +117,21 @@ class FrameStore:
         claimed: Claim,
         collected: Sequence[Collected],
         shard_of: Mapping[int, int],
-        now: datetime,
+        clock: Clock,
     ) -> list[Stored]:
+        now = clock()
         installation = catalog.read_installation(connection)
         oldest = _oldest_accepted(connection, installation, now=now)
         accepted = {one.target.id: [batch for batch in one.batches if batch.at >= oldest] for one in collected}
         ended = {one.target.id: Ended(one.error is None, one.duration_seconds, one.samples) for one in collected}
-        claims.record(connection, claimed, ended, now=now)
         frames.lock_targets(connection, shard_of)
         rows = [self._frame(target_id, batch) for target_id, batches in accepted.items() for batch in batches]
         rows = frames.joined(rows)
         _ensure_partitions(connection, rows)
         written = frames.write_frames(connection, rows, received_at=now)
         ledger.mark(connection, _marks(written.changed, shard_of, installation, now=now), now=now)
+        # Last, so that its time is the end; where the lease was lost, all of this is taken back.
+        claims.record(connection, claimed, ended, now=clock())
         acceptance = _Acceptance(installation, oldest, now)
         return [acceptance.outcome(one, replaced=written.differing.get(one.target.id, 0)) for one in collected]
 

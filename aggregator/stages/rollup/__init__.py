@@ -48,17 +48,17 @@ class Rollup:
             shard_id = next((shard_id for shard_id in due if shard_id not in busy), None)
             if shard_id is None:
                 break
-            written = self._roll_up(shard_id, now=clock())
+            written = self._roll_up(shard_id, clock=clock)
             if written is None:
                 busy.add(shard_id)
             else:
                 rows += written
         return rows
 
-    def _roll_up(self, shard_id: int, *, now: datetime) -> int | None:
+    def _roll_up(self, shard_id: int, *, clock: Callable[[], datetime]) -> int | None:
         """One transaction for one shard; None where another worker has it or nothing is due any more."""
         started = time.monotonic()
-        step = self.database.run(lambda connection: self._step(connection, shard_id, now=now))
+        step = self.database.run(lambda connection: self._step(connection, shard_id, clock=clock))
         if step is None:
             return None
         self.layouts.keep(step.layouts)
@@ -66,7 +66,8 @@ class Rollup:
         telemetry.observe("rollup_duration_seconds", time.monotonic() - started, tier=step.tier_name)
         return step.rows
 
-    def _step(self, connection: Connection, shard_id: int, *, now: datetime) -> _Step | None:
+    def _step(self, connection: Connection, shard_id: int, *, clock: Callable[[], datetime]) -> _Step | None:
+        now = clock()
         if not ledger.lock_shard(connection, shard_id):
             return None
         work = ledger.take(connection, shard_id, now=now, most_buckets=MOST_BUCKETS)
@@ -84,7 +85,7 @@ class Rollup:
             subject=f"{tier.name}:{shard_id}",
             node=self.node,
             started_at=now,
-            now=now,
+            now=clock(),
             rows=rows,
         )
         return _Step(tier.name, rows, transaction.complete_layouts)

@@ -1,0 +1,204 @@
+"""Killed in the middle: no frame twice, every slot collected or counted, every rollup right, and the service goes on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aggregator.embedded.postgres import EmbeddedPostgres
+from aggregator.embedded.process import wait_until
+from aggregator.embedded.wheels import postgres_binaries
+from aggregator.rollups.buckets import milliseconds
+from tests import oracle
+from tests.acceptance.machines import BEAT, PATIENCE, Machine, Running, ask, children, kill, machines, rows, wait_for
+
+pytestmark = pytest.mark.acceptance
+
+# A short finest tier, so that buckets end while the test runs.
+CONFIGURATION = """
+lateness = "1s"
+
+[[sources]]
+name = "often"
+kind = "host"
+interval = "1s"
+keep = ["node_load1", "node_cpu_seconds_total", "node_time_seconds"]
+
+[[sources]]
+name = "slow"
+kind = "command"
+command = ["sh", "-c", "echo $$ >> {folder}/started; exec sleep 2"]
+interval = "4s"
+timeout = "4s"
+
+[[tiers]]
+name = "5s"
+step = "5s"
+retention = "1d"
+"""
+STEPS = {"metrics_5s": 5, "metrics_1m": 60}
+#: Slots between the first and the last of each shard: those that were collected, and those that were not.
+SLOTS = """
+    SELECT o.name, o.interval_seconds, s.first_slot, s.last_slot, s.slots_missed,
+        count(*) FILTER (WHERE c.slot IS NOT NULL AND NOT c.by_hand),
+        count(*) FILTER (WHERE c.finished_at IS NULL AND NOT c.by_hand)
+    FROM aggregator.shard_slots AS s JOIN aggregator.shards AS h ON h.id = s.shard_id
+    JOIN aggregator.sources AS o ON o.id = h.source_id
+    LEFT JOIN aggregator.collections AS c ON c.shard_id = s.shard_id
+    GROUP BY 1, 2, 3, 4, 5 ORDER BY 1
+"""
+GOES_ON = "SELECT count(*) >= 3 FROM aggregator.collections WHERE started_at > %s AND finished_at IS NOT NULL"
+OPEN_CLAIM = """
+    SELECT count(*) > 0 FROM aggregator.collections AS c JOIN aggregator.shards AS s ON s.id = c.shard_id
+    JOIN aggregator.sources AS o ON o.id = s.source_id
+    WHERE o.name = 'slow' AND c.finished_at IS NULL AND c.started_at > now() - interval '1 second'
+"""
+DRAINED = "SELECT count(*) = 0 FROM aggregator.dirty WHERE due < now() - interval '8 seconds'"
+
+
+@pytest.fixture
+def machine(database_url: str, broker_url: str, tmp_path: Path) -> Iterator[Machine]:
+    made = make_machine(database_url, broker_url, tmp_path)
+    with machines(made):
+        yield made
+
+
+def make_machine(database_url: str, broker_url: str, folder: Path) -> Machine:
+    urls = {"AGGREGATOR_DATABASE_URL": database_url, "AGGREGATOR_BROKER_URL": broker_url}
+    machine = Machine(folder / "home", "here", urls)
+    machine.configure(CONFIGURATION.format(folder=folder))
+    return machine
+
+
+def begin(machine: Machine) -> Running:
+    machine.run("aggregator", "db", "migrate")
+    worker = machine.start_worker()
+    machine.start(*BEAT)
+    return worker
+
+
+def assert_goes_on(url: str) -> None:
+    """Collections begin and end after this."""
+    wait_for(url, GOES_ON, datetime.now(UTC))
+
+
+def end(machine: Machine, url: str) -> None:
+    """Stop collecting, and roll up what is due."""
+    machine.stop()
+    machine.run("aggregator", "rollup")
+    wait_for(url, DRAINED)
+
+
+def assert_every_slot_is_accounted_for(url: str) -> None:
+    """Between a shard's first and last slot each has its row in the ledger, or is counted as missed."""
+    for name, seconds, first, last, missed, kept, _ in rows(url, SLOTS):
+        slots = round((last - first).total_seconds() / seconds) + 1
+        assert kept + missed == slots, name
+
+
+def assert_rollups_equal_brute_force(url: str) -> None:
+    """Every tier, computed anew from the stored samples by plain Python."""
+    samples: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    for time, metric, labels, value in rows(url, "SELECT time, metric, labels::text, value FROM aggregator.samples"):
+        assert milliseconds(time) not in samples[metric, labels], "a sample is stored twice"
+        samples[metric, labels][milliseconds(time)] = value
+    assert samples
+    for view, step in STEPS.items():
+        stored = {row[:3]: row[3:] for row in rows(url, _STORED.format(view=view))}
+        now_ms = milliseconds(ask(url, "SELECT now()"))
+        for (metric, labels), by_time in samples.items():
+            starts = {at // (step * 1_000) * step * 1_000 for at in by_time}
+            for start in (start for start in starts if start + (step + 8) * 1_000 < now_ms):
+                at = datetime.fromtimestamp(start / 1_000, UTC)
+                found = stored[at, metric, labels]
+                assert_equal(found, by_time, start, start + step * 1_000, is_counter=metric.endswith("_total"))
+
+
+_STORED = "SELECT time, metric, labels::text, count, first, last, sum, min, max, increase FROM aggregator.{view}"
+
+
+def assert_equal(found: tuple[Any, ...], samples: dict[int, float], start: int, end: int, *, is_counter: bool) -> None:
+    if is_counter:
+        wanted = oracle.counter(samples.items(), start, end, lookback_ms=300_000)
+        names: tuple[str, ...] = ("count", "first", "last", "increase")
+    else:
+        wanted = oracle.gauge(samples.items(), start, end)
+        names = ("count", "first", "last", "sum", "min", "max")
+    by_name = dict(zip(("count", "first", "last", "sum", "min", "max", "increase"), found, strict=True))
+    for name in names:
+        assert by_name[name] == pytest.approx(wanted[name], rel=1e-9, abs=1e-9), (name, start)
+
+
+def assert_right(url: str) -> None:
+    assert_every_slot_is_accounted_for(url)
+    assert_rollups_equal_brute_force(url)
+
+
+def test_a_child_that_is_killed_in_the_middle_of_a_collection(machine: Machine, database_url: str) -> None:
+    worker = begin(machine)
+    for _ in range(2):
+        wait_for(database_url, OPEN_CLAIM)
+        before = children(worker.process)
+        assert len(before) == 2
+        for child in before:
+            kill(child)
+        assert wait_until(lambda before=before: len(set(children(worker.process)) - set(before)) == 2, PATIENCE)
+        assert_goes_on(database_url)
+    end(machine, database_url)
+    assert_right(database_url)
+
+
+def test_a_worker_that_is_killed_with_all_its_children_and_started_again(machine: Machine, database_url: str) -> None:
+    worker = begin(machine)
+    wait_for(database_url, OPEN_CLAIM)
+    worker.kill()
+    assert_nothing_is_left_of(worker)
+    machine.start_worker()
+    assert_goes_on(database_url)
+    end(machine, database_url)
+    assert_right(database_url)
+
+
+def assert_nothing_is_left_of(worker: Running) -> None:
+    assert worker.process.poll() is not None
+    session = worker.process.pid
+
+    def left() -> list[str]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = path.read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(path.parent.name)
+        return found
+
+    assert wait_until(lambda: not left(), PATIENCE), left()
+
+
+def test_postgresql_goes_away_and_comes_back_while_work_goes_on(
+    open_directory: Path, broker_url: str, tmp_path: Path
+) -> None:
+    home = open_directory / "restarted"
+    with EmbeddedPostgres(home, binaries=postgres_binaries(), port=None, fsync=False) as server:
+        machine = make_machine(server.url, broker_url, tmp_path)
+        with machines(machine):
+            worker = begin(machine)
+            assert_goes_on(server.url)
+            for pause in (timedelta(0), timedelta(seconds=4)):
+                server.stop()
+                # Until somebody has noticed, if it is away for long enough.
+                seen = worker.log.read_text().count("cannot be reached")
+                if pause:
+                    wait_until(lambda seen=seen: worker.log.read_text().count("cannot be reached") > seen, pause)
+                server.start()
+                assert_goes_on(server.url)
+            assert worker.process.poll() is None
+            end(machine, server.url)
+            assert_right(server.url)
