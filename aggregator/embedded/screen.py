@@ -30,15 +30,6 @@ class Screen(Protocol):
         """Show the newest status; None: the web process does not answer."""
 
 
-def make_screen() -> Screen:
-    """A live table on a terminal, else only lines."""
-    if not sys.stdout.isatty():
-        return PlainScreen()
-    from aggregator.embedded.live_screen import LiveScreen  # noqa: PLC0415 - rich is 60 ms that only a terminal needs
-
-    return LiveScreen()
-
-
 def glance_line(glance: Glance) -> str:
     """A machine in a line: `web1: CPU 3 %, load 0.20, memory 41 %, disk 40 % (/)`."""
     return (

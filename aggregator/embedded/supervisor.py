@@ -15,7 +15,8 @@ from aggregator.embedded.lock import data_directory_lock
 from aggregator.embedded.log_files import LogFiles
 from aggregator.embedded.news import News
 from aggregator.embedded.ports import listen_address, require_free
-from aggregator.embedded.screen import Screen, make_screen
+from aggregator.embedded.screen import Screen
+from aggregator.embedded.screens import make_screen
 from aggregator.embedded.servers import Servers, Supervised, postgres_home
 from aggregator.embedded.service import STOP_ORDER, Service, own_services
 from aggregator.embedded.status_poll import read_status

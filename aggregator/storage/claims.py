@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +17,10 @@ from aggregator.storage import partitions, tables
 PENDING, OK, FAILED = 0, 1, 2
 #: A collection that was lost with its worker so often is given up: it may be what kills them.
 MOST_CLAIMS = 3
+#: After a lease has ended, whoever may take it over is woken within a minute; then it is lost for good.
+GIVE_UP_AFTER = timedelta(minutes=5)
+#: How old lost collections are looked for: the longest interval of a source, and a day.
+LOST_WITHIN = timedelta(days=2)
 
 _TABLE = tables.collections
 
@@ -110,6 +115,28 @@ def count_slot(connection: Connection, *, shard_id: int, slot: datetime, interva
         },
     )
     connection.execute(statement)
+
+
+def give_up_lost(connection: Connection, *, now: datetime) -> int:
+    """End collections that were lost with their worker and that nobody took over, and count their slots as missed.
+
+    Their pending targets stay pending. Gives their number. Reads the newest partitions whole; for `maintain`.
+    """
+    lost = connection.execute(
+        update(_TABLE)
+        .where(
+            _TABLE.c.finished_at.is_(None),
+            _TABLE.c.lease_until < now - GIVE_UP_AFTER,
+            _TABLE.c.slot > now - LOST_WITHIN,
+        )
+        .values(finished_at=now)
+        .returning(_TABLE.c.shard_id, _TABLE.c.by_hand)
+    ).all()
+    table = tables.shard_slots
+    for shard_id, count in Counter(row.shard_id for row in lost if not row.by_hand).items():
+        missed = table.c.slots_missed + count
+        connection.execute(update(table).where(table.c.shard_id == shard_id).values(slots_missed=missed))
+    return len(lost)
 
 
 def move_slots(connection: Connection, source_id: int, *, now: datetime) -> None:

@@ -22,7 +22,8 @@ class PolicyTask(Task):
     acks_late = True
     retry_on_worker_lost = True
     max_retries = 2
-    default_retry_delay = 1
+    # At once: a delayed message would need an ETA, and we send none.
+    default_retry_delay = 0
     # What a caller can act on is an error of ours; it is reported without a traceback.
     throws = (AggregatorError,)
 

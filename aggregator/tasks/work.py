@@ -40,7 +40,9 @@ def wake(collect_task: Any, source: str, slot: str) -> int:  # noqa: ANN401 - Ce
     here = context()
     source_id, configured = here.source(source)
     shards = here.wake.shards(source_id, configured, slot=_instant(slot), now=here.clock())
-    options: dict[str, Any] = {"expires": configured.interval.total_seconds(), "ignore_result": True}
+    # A longer slot is sent again every minute.
+    expires = min(configured.interval, MOST_WAKE_INTERVAL).total_seconds()
+    options: dict[str, Any] = {"expires": expires, "ignore_result": True}
     for shard in shards:
         queue = {"queue": node_queue(shard.node)} if shard.node is not None else {}
         collect_task.apply_async((source,), {"shard": shard.id, "slot": slot}, **options, **queue)

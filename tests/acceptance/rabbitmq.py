@@ -18,6 +18,8 @@ from aggregator.embedded.process import end_process, start_process, wait_until
 
 #: Debian's wrapper in /usr/sbin changes the user and the directory; the one below /usr/lib does as it is told.
 _PLACES = "/usr/lib/rabbitmq/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin"
+# One scheduler is enough, and busy waiting would take the processor from the tests; loopback only.
+_ERLANG = "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
 START_PATIENCE = timedelta(seconds=60)
 _STOP_STEP = (signal.SIGTERM, timedelta(seconds=10))
 
@@ -88,6 +90,5 @@ class RabbitMQ:
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self._port),
             "RABBITMQ_NODENAME": f"aggregator-test-{os.getpid()}@localhost",
-            # Two schedulers are enough, and busy waiting would take the processor from the tests.
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": _ERLANG,
         }

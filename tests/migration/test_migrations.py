@@ -59,7 +59,7 @@ def test_head_is_what_the_code_describes(empty_database_url: str) -> None:
     migrate.upgrade(empty_database_url)
     with connected(empty_database_url) as connection:
         assert differences(connection) == []
-        assert migrate.schema_fault(connection) is None
+        assert migrate.current_revision(connection) == migrate.head_revision()
 
 
 def test_an_installation_with_partitions_differs_no_more(database_url: str, tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_a_second_migration_of_the_same_database_changes_nothing(database_url: s
         assert migrate.current_revision(connection) == migrate.head_revision()
 
 
-def test_an_empty_database_says_what_to_do(empty_database_url: str) -> None:
+def test_an_empty_database_has_no_revision(empty_database_url: str) -> None:
     with connected(empty_database_url) as connection:
-        assert "run `aggregator db migrate`" in str(migrate.schema_fault(connection))
+        assert migrate.current_revision(connection) is None
 
 
 def test_migrators_at_once_wait_for_each_other(empty_database_url: str) -> None:

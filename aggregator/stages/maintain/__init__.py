@@ -1,4 +1,4 @@
-"""The stage maintain: partitions ahead, and what has passed its retention dropped (ledger rule 6)."""
+"""The stage maintain: partitions ahead, what has passed its retention dropped (ledger rule 6), lost slots counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 
 import structlog
 
-from aggregator.storage import catalog, partitions, retention, runs
+from aggregator.storage import catalog, claims, partitions, retention, runs
 from aggregator.storage.catalog import Installation
 from aggregator.storage.engine import Connection, Database
 from aggregator.storage.partitions import COLLECTIONS, SAMPLES, Partition, Partitioned
@@ -79,6 +79,8 @@ class Maintain:
                 log.info("partition_dropped", partition=old.name)
             else:
                 held.append((old.name, reason))
+        if lost := self.database.run(lambda connection: claims.give_up_lost(connection, now=now)):
+            log.warning("collections_lost", slots=lost)
         self.database.run(lambda connection: runs.forget_before(connection, now - KEEP_RUNS))
         return Maintained(made, tuple(dropped), tuple(held))
 
