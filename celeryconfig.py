@@ -39,8 +39,9 @@ broker_transport_options = (
     {
         **_redis_options,
         "visibility_timeout": 1_800,
+        # What a lost worker had is sent again within these seconds after that timeout, and not only at each tenth look.
         "unacked_restore_interval": 10,
-        "unacked_restore_limit": 1,
+        "unacked_restore_throttle": 1,
         "global_keyprefix": f"{_namespace}:",
     }
     if _is_redis
@@ -98,7 +99,8 @@ task_routes = {
 task_soft_time_limit = 240
 task_time_limit = 300
 task_acks_late = True
-task_acks_on_failure_or_timeout = True  # a poison task must not come back for ever (docs/pitfalls.md#worker-lost)
+task_acks_on_failure = True
+task_acks_on_timeout = True  # a poison task must not come back for ever (docs/pitfalls.md#worker-lost)
 task_retry_on_worker_lost = True
 task_publish_retry_policy = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
 task_track_started = False

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+
+from terminal import unseen_terminal
 
 from aggregator.embedded.ports import LOOPBACK, free_port
 from aggregator.embedded.postgres import EmbeddedPostgres
@@ -24,7 +26,8 @@ from aggregator.embedded.wheels import postgres_binaries, valkey_binary
 CHECKOUT = Path(__file__).resolve().parent.parent
 _CELERY = ("-m", "celery", "-A", "aggregator")
 _ALONE = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-_STOP_STEPS = ((signal.SIGTERM, timedelta(seconds=15)), (signal.SIGQUIT, timedelta(seconds=5)))
+#: `aggregator up` waits for its own processes, up to half a minute.
+_STOP_STEPS = ((signal.SIGTERM, timedelta(seconds=40)), (signal.SIGQUIT, timedelta(seconds=5)))
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,17 @@ class Installation:
 
     def errors(self) -> list[str]:
         """The warnings and errors that its processes have logged."""
-        lines = [
-            f"{path.stem}: {line}"
-            for path in sorted(self.home.glob("*.log"))
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
-        ]
-        return [line for line in lines if any(word in line.lower() for word in ("warning", "error", "critical"))]
+        return logged_errors(self.home)
+
+
+def logged_errors(directory: Path) -> list[str]:
+    """The warnings and errors in a directory's logs, each with the name of its log."""
+    lines = [
+        f"{path.stem}: {line}"
+        for path in sorted(directory.glob("*.log"))
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+    ]
+    return [line for line in lines if any(word in line.lower() for word in ("warning", "error", "critical"))]
 
 
 @contextmanager
@@ -61,7 +69,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         # Celery settings of one's own, such as a profiler's hooks, are all that a benchmark takes over.
-        if not name.startswith("AGGREGATOR_") or name == "AGGREGATOR_CELERYCONFIG"
+        if not name.startswith(("AGGREGATOR_", "XDG_")) or name == "AGGREGATOR_CELERYCONFIG"
     }
     return kept | {
         "HOME": str(home),
@@ -76,9 +84,11 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def process(name: str, arguments: Sequence[str], *, home: Path, variables: Mapping[str, str]) -> Iterator[None]:
-    """A Python process that writes its log to `<name>.log`; ended on leaving."""
-    with (home / f"{name}.log").open("wb") as output:
+def process(
+    name: str, arguments: Sequence[str], *, home: Path, variables: Mapping[str, str], on_terminal: bool = False
+) -> Iterator[None]:
+    """A Python process that writes to `<name>.log`, through a terminal if it is to draw on one; ended on leaving."""
+    with (home / f"{name}.log").open("wb") as log, unseen_terminal(log) if on_terminal else nullcontext(log) as output:
         running = start_process(
             [sys.executable, *arguments],
             output=output,
@@ -86,10 +96,10 @@ def process(name: str, arguments: Sequence[str], *, home: Path, variables: Mappi
             parent_death_signal=signal.SIGTERM,
             directory=home,
         )
-    try:
-        yield
-    finally:
-        end_process(running, *_STOP_STEPS)
+        try:
+            yield
+        finally:
+            end_process(running, *_STOP_STEPS)
 
 
 @contextmanager

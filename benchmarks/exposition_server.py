@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle, islice
 from typing import Literal
 
@@ -156,7 +157,7 @@ async def serve(*, targets: int, series: int) -> None:
     urls = []
     for seed in range(targets):
         exposed = Exposed.of(body, movements, seed=seed)
-        server = await loop.create_server(lambda exposed=exposed: Exchange(exposed, started), "127.0.0.1", 0)
+        server = await loop.create_server(partial(Exchange, exposed, started), "127.0.0.1", 0)
         urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/metrics")
     print(json.dumps(urls), flush=True)
     await asyncio.Event().wait()

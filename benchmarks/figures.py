@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import connection as Connection  # noqa: N812 - the driver spells it like a module
+import psycopg2.extensions
+
+Connection = psycopg2.extensions.connection
 
 
 @contextmanager
@@ -86,6 +88,11 @@ def newest_complete_bucket(connection: Connection) -> datetime | None:
         """,
     )
     return found
+
+
+def has_tiers(connection: Connection) -> bool:
+    """Whether the schema is there, and a worker has made the tiers' tables."""
+    return bool(value(connection, "SELECT to_regclass('aggregator.rollup_1m') IS NOT NULL"))
 
 
 def is_settled(connection: Connection) -> bool:

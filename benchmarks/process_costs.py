@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ _PARTS = (
     ("worker", "celery -A aggregator worker"),
     ("beat", "celery -A aggregator beat"),
     ("web", "aggregator web"),
+    ("up", "aggregator up"),
     ("postgres", "postgres"),
     ("valkey", "valkey"),
 )
@@ -38,13 +39,36 @@ class Cost:
         )
 
 
+@dataclass(frozen=True)
+class ProcessCost:
+    """One process: its part, its command line, and its own cost, with that of its children that have ended."""
+
+    part: str
+    command: str
+    cost: Cost
+
+
 def costs(root_pid: int, *, root_part: str) -> dict[str, Cost]:
     """The costs of a process and all below it, by part. Reading the memory takes milliseconds a process."""
+    return by_part(costs_by_process(root_pid, root_part=root_part).values())
+
+
+def by_part(processes: Iterable[ProcessCost]) -> dict[str, Cost]:
+    """The sums of the parts."""
     found: dict[str, Cost] = {}
+    for one in processes:
+        found[one.part] = found.get(one.part, Cost()) + one.cost
+    return found
+
+
+def costs_by_process(root_pid: int, *, root_part: str) -> dict[int, ProcessCost]:
+    """The cost of a process and of each one below it, by process id."""
+    found: dict[int, ProcessCost] = {}
     with suppress(psutil.NoSuchProcess):
         for part, process in _tree(psutil.Process(root_pid), root_part):
             with suppress(psutil.Error):
-                found[part] = found.get(part, Cost()) + _cost(process, with_children=process.pid != root_pid)
+                cost = _cost(process, with_children=process.pid != root_pid)
+                found[process.pid] = ProcessCost(part, " ".join(process.cmdline()), cost)
     return found
 
 

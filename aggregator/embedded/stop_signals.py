@@ -38,7 +38,8 @@ class StopSignals:
         """Handle the signals, and the death of children, until the end of the block. Main thread only."""
         self._woken, self._wake = _pipe()
         before = {number: signal.getsignal(number) for number in (*_STOP, signal.SIGCHLD)}
-        handled = [number for number in _STOP if before[number] is not signal.SIG_IGN]  # nohup stays nohup
+        # nohup stays nohup; but a background job of a script, born with SIGINT ignored, is stopped by it all the same.
+        handled = [number for number in _STOP if number != signal.SIGHUP or before[number] is not signal.SIG_IGN]
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         for number in handled:
             signal.signal(number, self._requested)

@@ -75,6 +75,18 @@ def slots_due(start: datetime, end: datetime, *, interval: timedelta) -> int:
     return before(end) - before(start)
 
 
+@dataclass(frozen=True)
+class SlotGrid:
+    """When the slots of a shard are collected: `offset` after each multiple of `interval`."""
+
+    interval: timedelta
+    offset: timedelta
+
+    def due(self, start: datetime, end: datetime) -> int:
+        """How many slots are collected in the half-open interval from `start` to `end`."""
+        return slots_due(start - self.offset, end - self.offset, interval=self.interval)
+
+
 def milliseconds(instant: datetime) -> int:
     """Milliseconds since the epoch, rounded down."""
     return (instant - EPOCH) // timedelta(milliseconds=1)

@@ -41,8 +41,10 @@ def should_publish(connection: Connection, settings: Settings, *, config_hash: s
     """Whether this process' settings are to become the installation's.
 
     Those of a file always do. Defaults only where nothing is published or where they were published by this node: a
-    worker that only knows the URLs goes by what it finds.
+    worker that only knows the URLs goes by what it finds. The answer holds until the transaction ends: nobody else
+    publishes meanwhile.
     """
+    publish.lock(connection)
     table = tables.installation
     row = connection.execute(select(table.c.config_hash, table.c.published_by)).one_or_none()
     if row is None:

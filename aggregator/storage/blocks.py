@@ -89,6 +89,10 @@ class Layout:
         """Whether every series has its place."""
         return bool((self.block_id >= 0).all())
 
+    def first(self, length: int) -> Layout:
+        """The layout of the first series of the map."""
+        return Layout(self.block_id[:length], self.position[:length], self.is_counter[:length])
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -140,14 +144,20 @@ class LayoutCache:
         self.layouts.clear()
 
     def read(self, connection: Connection, lengths: dict[int, int]) -> dict[int, Layout]:
-        """The layouts of maps, each at least as long as asked. What is not complete yet is not kept."""
+        """The layouts of maps, each at least as long as asked.
+
+        What is read anew is just as long: a series behind it may be registered at this moment, and has no place yet.
+        """
         stale = [
             map_id
             for map_id, length in lengths.items()
             if map_id not in self.layouts or len(self.layouts[map_id].block_id) < length
         ]
         fresh = _read_layouts(connection, stale) if stale else {}
-        return {map_id: fresh.get(map_id) or self.layouts[map_id] for map_id in lengths}
+        return {
+            map_id: fresh[map_id].first(length) if map_id in fresh else self.layouts[map_id]
+            for map_id, length in lengths.items()
+        }
 
     def keep(self, layouts: dict[int, Layout]) -> None:
         """Remember layouts whose places are committed."""

@@ -80,6 +80,13 @@ def read_installation(connection: Connection) -> Installation:
     )
 
 
+def dropped_rollups(connection: Connection) -> dict[int, datetime]:
+    """By tier, up to where its partitions were dropped. Uses index: retained_pkey."""
+    table = tables.retained
+    statement = select(table.c.tier_id, table.c.dropped_before).where(table.c.table_name == "rollup")
+    return dict(connection.execute(statement).all())
+
+
 def dropped_before(connection: Connection, table_name: str, *, tier_id: int = 0) -> datetime | None:
     """Up to where partitions of a table were dropped; None where none was. Uses index: retained_pkey."""
     table = tables.retained

@@ -144,6 +144,8 @@ def move_slots(connection: Connection, source_id: int, *, now: datetime) -> None
     shards = select(tables.shards.c.id).where(tables.shards.c.source_id == source_id)
     table = tables.shard_slots
     connection.execute(update(table).where(table.c.shard_id.in_(shards)).values(last_slot=now))
+    job = select(func.concat("collect:", tables.sources.c.name)).where(tables.sources.c.id == source_id)
+    connection.execute(update(tables.wakes).where(tables.wakes.c.job.in_(job)).values(slot=now))
 
 
 def record(connection: Connection, claimed: Claim, ended: Mapping[int, Ended], *, now: datetime) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -15,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psycopg2
 from sqlalchemy import Connection, Select, Table
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import BigInteger, DateTime, Double, Integer, SmallInteger, TypeEngine
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -136,11 +139,26 @@ def copy_out(connection: Connection, query: Select[Any]) -> memoryview:
     return data.getbuffer()[_HEADER_BYTES:]
 
 
-def _cursor(connection: Connection) -> Any:  # noqa: ANN401 - the driver's cursor is untyped
+@contextmanager
+def _cursor(connection: Connection) -> Iterator[Any]:
+    """The driver's own cursor. Its errors come out as SQLAlchemy's: only those are retried (`engine.Database`)."""
     driver = connection.connection.driver_connection
     if driver is None:
         raise AssertionError("a connection inside a transaction has its driver's connection")
-    return driver.cursor()
+    with driver.cursor() as cursor:
+        try:
+            yield cursor
+        except psycopg2.Error as error:
+            is_lost = connection.dialect.is_disconnect(error, driver, cursor)  # type: ignore[arg-type] # it is this driver
+            if is_lost:
+                connection.invalidate(error)
+            raise _as_sqlalchemy(connection, error, is_lost=is_lost) from error
+
+
+def _as_sqlalchemy(connection: Connection, error: psycopg2.Error, *, is_lost: bool) -> BaseException:
+    return DBAPIError.instance(
+        "COPY", None, error, psycopg2.Error, connection_invalidated=is_lost, dialect=connection.dialect
+    )
 
 
 def grouped(data: memoryview, table: Table, names: tuple[str, ...]) -> Iterator[Rows]:
@@ -154,11 +172,13 @@ def grouped(data: memoryview, table: Table, names: tuple[str, ...]) -> Iterator[
     first_array = next(name for name in names if isinstance(table.c[name].type, ARRAY))
     dimension_at = empty.fields[f"{first_array}.header"][1] + 12  # type: ignore[index] # the dtype has fields
     offsets_by_width: dict[int, list[int]] = {}
-    offset = 0
-    while data[offset : offset + 2] != _TRAILER:
+    offset, end = 0, len(data) - len(_TRAILER)
+    while offset < end:
         width = int.from_bytes(data[offset + dimension_at : offset + dimension_at + 4], "big")
         offsets_by_width.setdefault(width, []).append(offset)
         offset += empty.itemsize + width * per_element
+    if offset != end:
+        raise ValueError(f"{table.name}: a row holds a NULL, or arrays of unequal length")
     buffer = np.frombuffer(data, dtype=np.uint8)
     for width, offsets in offsets_by_width.items():
         dtype = _row_dtype(table, names, present, width)

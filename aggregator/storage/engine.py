@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 
 #: Serialization failure, deadlock, lock timeout, shutdowns; class 08 is the connection itself.
 RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
+_LOCK_NOT_AVAILABLE = "55P03"
 ATTEMPTS = 3
 FIRST_PAUSE_SECONDS = 0.1
 
@@ -134,6 +135,11 @@ def is_retryable(error: BaseException) -> bool:
     return error.connection_invalidated or sqlstate in RETRYABLE_SQLSTATES or sqlstate.startswith("08")
 
 
+def is_lock_timeout(error: BaseException) -> bool:
+    """Whether a lock could not be had in time."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) == _LOCK_NOT_AVAILABLE
+
+
 @dataclass
 class Database:
     """The one connection of a process, and the functions to be called when it had to be made anew.
@@ -183,6 +189,7 @@ __all__ = [
     "Database",
     "StorageError",
     "driver_url",
+    "is_lock_timeout",
     "is_retryable",
     "make_engine",
     "transaction",

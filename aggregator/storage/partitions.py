@@ -15,6 +15,9 @@ _ONE_DAY = timedelta(days=1)
 #: Rows stay whole and inline up to a page (docs/pitfalls.md, "TOAST"): a subscript then costs nothing.
 _INLINE = "toast_tuple_target = 8160"
 
+#: A partition that cannot be locked at once can be dropped ten minutes later.
+_DROP_LOCK_TIMEOUT = "250ms"
+
 # One session makes partitions at a time: two would collide on the name.
 _DDL_LOCK = text("SELECT pg_advisory_xact_lock(hashtext('aggregator.partitions'))")
 
@@ -111,8 +114,11 @@ def _make(connection: Connection, partitioned: Partitioned, start: datetime) -> 
 
 
 def _exists(connection: Connection, name: str) -> bool:
-    statement = text("SELECT to_regclass(:name) IS NOT NULL")
-    return bool(connection.execute(statement, {"name": f'{SCHEMA}."{name}"'}).scalar_one())
+    # Not to_regclass: it may answer from a cache that does not know yet what another session has just committed.
+    statement = text(
+        f"SELECT EXISTS (SELECT FROM pg_class WHERE relname = :name AND relnamespace = '{SCHEMA}'::regnamespace)"  # noqa: S608 - our own schema
+    )
+    return bool(connection.execute(statement, {"name": name}).scalar_one())
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,12 @@ def drop(connection: Connection, partitioned: Partitioned, partition: Partition)
     connection.execute(text(f'DROP TABLE {SCHEMA}."{partition.name}"'))
 
 
-def lock(connection: Connection, partition: Partition) -> None:
-    """Keep everybody out of a partition, so that what the ledger says next stays true until the drop commits."""
+def lock(connection: Connection, partitioned: Partitioned, partition: Partition) -> None:
+    """Keep everybody out of a partition, so that what the ledger says next stays true until the drop commits.
+
+    The table comes first, as for everyone who reads it: the drop needs its lock too, and the other way round a reader
+    and we would wait for each other. While we wait, all others queue behind us: so not for long.
+    """
+    connection.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": _DROP_LOCK_TIMEOUT})
+    connection.execute(text(f'LOCK TABLE ONLY {SCHEMA}."{partitioned.table}" IN ACCESS EXCLUSIVE MODE'))
     connection.execute(text(f'LOCK TABLE {SCHEMA}."{partition.name}" IN ACCESS EXCLUSIVE MODE'))

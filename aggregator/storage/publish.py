@@ -21,13 +21,17 @@ AHEAD = timedelta(days=3)
 _SOURCE: TypeAdapter[Source] = TypeAdapter(Source)
 
 
+def lock(connection: Connection) -> None:
+    """One publisher at a time, from asking what is published to the end of the transaction."""
+    connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("aggregator.publish"))))
+
+
 def publish(connection: Connection, settings: Settings, *, config_hash: str, now: datetime) -> None:
     """Store the settings as the installation's: sources, tiers with views and partitions, summaries.
 
     What the settings no longer name becomes inactive; nothing that was collected is touched.
     """
-    # One publisher at a time, so that the newest one wins as a whole.
-    connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("aggregator.publish"))))
+    lock(connection)
     _publish_installation(connection, settings, config_hash=config_hash, now=now)
     _publish_sources(connection, settings.sources, by=settings.node, now=now)
     _publish_tiers(connection, settings.tiers)

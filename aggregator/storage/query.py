@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnClause, Connection, FromClause, column, func, select, table
+from sqlalchemy import ColumnClause, Connection, FromClause, column, select, table
 from sqlalchemy.dialects.postgresql import JSONB
 
 from aggregator.config.selector import METRIC_NAME_LABEL, Matcher, Selector
@@ -52,7 +52,7 @@ class Point:
 def read_tiers(connection: Connection, *, now: datetime) -> list[QueryTier]:
     """The active tiers, finest first."""
     tiers, retained = tables.tiers.c, tables.retained.c
-    own = (retained.table_name == func.concat("rollup_", tiers.name)) & (retained.tier_id == tiers.id)
+    own = (retained.table_name == "rollup") & (retained.tier_id == tiers.id)
     statement = select(tiers.name, tiers.step_seconds, tiers.retention_seconds, retained.dropped_before)
     statement = statement.select_from(tables.tiers.outerjoin(tables.retained, own))
     return [

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from aggregator.rollups.buckets import SlotGrid
 from aggregator.storage import tables
 
 #: A shard holds at most so many targets, or so many series, whichever comes first.
@@ -258,11 +259,15 @@ def targets_of_shard(connection: Connection, shard_id: int) -> list[int]:
     )
 
 
-def interval_of_shard(connection: Connection, shard_id: int) -> timedelta:
-    """How often the targets of a shard are collected. Uses indexes: shards_pkey, sources_pkey."""
+def slots_of_shard(connection: Connection, shard_id: int) -> SlotGrid:
+    """When the targets of a shard are collected now.
+
+    Uses indexes: shards_pkey, sources_pkey.
+    """
     statement = (
-        select(tables.sources.c.interval_seconds)
+        select(tables.sources.c.interval_seconds, tables.sources.c.offset_seconds)
         .join(tables.shards, tables.shards.c.source_id == tables.sources.c.id)
         .where(tables.shards.c.id == shard_id)
     )
-    return timedelta(seconds=connection.execute(statement).scalar_one())
+    interval, offset = connection.execute(statement).one()
+    return SlotGrid(timedelta(seconds=interval), timedelta(seconds=offset))

@@ -13,11 +13,11 @@ from aggregator.storage.partitions import Partition, Partitioned
 
 @dataclass(frozen=True)
 class Needs:
-    """Whose rows a partition holds, and the tiers that are computed from them."""
+    """Whose rows a partition holds, and the tiers that are computed from them or still to be written into them."""
 
     table_name: str
     tier_id: int
-    tier_ids_above: tuple[int, ...]
+    tier_ids_waiting: tuple[int, ...]
 
 
 def drop_unless_needed(
@@ -28,7 +28,7 @@ def drop_unless_needed(
     First the lock, then in a new statement the ledger: a mark that was committed in between is seen, and none can
     be committed after (docs/adr/0002).
     """
-    partitions.lock(connection, partition)
+    partitions.lock(connection, partitioned, partition)
     waiting = _waiting(connection, partition, needs)
     if waiting:
         return f"{waiting} ledger rows still wait for it"
@@ -44,18 +44,18 @@ def drop_unless_needed(
 
 
 def _waiting(connection: Connection, partition: Partition, needs: Needs) -> int:
-    """Ledger rows of the tiers above whose bucket may read this partition.
+    """Ledger rows of the tiers that wait for it whose bucket may read this partition.
 
     A bucket is as long as its tier's step, so it may begin that much before the partition.
     """
-    if not needs.tier_ids_above:
+    if not needs.tier_ids_waiting:
         return 0
     dirty, tiers = tables.dirty, tables.tiers
     statement = (
         select(func.count())
         .select_from(dirty.join(tiers, tiers.c.id == dirty.c.tier_id))
         .where(
-            dirty.c.tier_id.in_(needs.tier_ids_above),
+            dirty.c.tier_id.in_(needs.tier_ids_waiting),
             dirty.c.bucket < partition.end,
             dirty.c.bucket > partition.start - func.make_interval(0, 0, 0, 0, 0, 0, tiers.c.step_seconds),
         )

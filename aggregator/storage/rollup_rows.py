@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, select, text
+from sqlalchemy import ColumnElement, Connection, func, literal, select, text
+from sqlalchemy.dialects.postgresql import array
 
 from aggregator.rollups.statistics import COUNTER_STATISTICS, GAUGE_STATISTICS, Statistics
 from aggregator.storage import tables
@@ -24,15 +25,20 @@ _ALL_NAMES = (*_KEYS, "count", "last_at", "sum", "min", "max", "first", "last", 
 
 @dataclass(frozen=True)
 class Stored:
-    """The rollups of some blocks in one bucket: statistics of shape (blocks, 64), and which blocks have a row."""
+    """The rollups of some blocks in one bucket: statistics of shape (blocks, 64), and which blocks have a row.
+
+    `slots_due`: slots in the bucket, int64 of shape (blocks,), 0 where there is no row.
+    """
 
     statistics: Statistics
     has_row: npt.NDArray[np.bool_]
+    slots_due: npt.NDArray[np.int64]
 
     @classmethod
     def nothing(cls, blocks: int) -> Stored:
         """No row of any block."""
-        return cls(Statistics.empty((blocks, BLOCK_SERIES)), np.zeros(blocks, dtype=np.bool_))
+        none = np.zeros(blocks, dtype=np.int64)
+        return cls(Statistics.empty((blocks, BLOCK_SERIES)), none.astype(np.bool_), none)
 
 
 def _names(*, is_counter: bool, is_finest: bool) -> tuple[str, ...]:
@@ -60,8 +66,8 @@ def read_rollups(
         wanted = tuple(name for name in _names(is_counter=counters, is_finest=is_finest) if name in only)
         if not len(ids) or not wanted:
             continue
-        names = ("bucket", "block_id", *wanted)
-        query = select(*(_TABLE.c[name] for name in names)).where(
+        names = ("bucket", "block_id", "slots_due", *wanted)
+        query = select(*(_column(name) for name in names)).where(
             _TABLE.c.tier_id == tier_id,
             _TABLE.c.block_id.in_(ids.tolist()),
             _TABLE.c.bucket >= since,
@@ -70,6 +76,15 @@ def read_rollups(
         for rows in grouped(copy_out(connection, query), _TABLE, names):
             _scatter(found, rows, wanted, grid.block_ids)
     return dict(sorted(found.items()))
+
+
+def _column(name: str) -> ColumnElement[Any]:
+    """A column; where a row was written while its tier was not the finest, the last sample counts as at the start."""
+    column: ColumnElement[Any] = _TABLE.c[name]
+    if name != "last_at":
+        return column
+    unknown = func.array_fill(literal(0), array([func.cardinality(_TABLE.c["count"])]))
+    return func.coalesce(column, unknown).label(name)
 
 
 def read_bucket(
@@ -103,6 +118,7 @@ def _scatter(
             found[bucket] = Stored.nothing(len(block_ids))
         stored = found[bucket]
         stored.has_row[lines[here]] = True
+        stored.slots_due[lines[here]] = rows.columns["slots_due"][here]
         for name in wanted:
             values = rows.columns[name][here]
             getattr(stored.statistics, name)[lines[here], : values.shape[1]] = values
@@ -115,7 +131,6 @@ class Bucket:
     tier_id: int
     is_finest: bool
     start: datetime
-    slots_due: int
 
 
 def write_rollups(
@@ -125,37 +140,40 @@ def write_rollups(
 
     The caller holds the shard's lock, so `rollups.has_row` stays true.
     """
-    fresh = _encoded(bucket, grid, rollups.statistics, lines & ~rollups.has_row)
+    fresh = _encoded(bucket, grid, rollups, lines & ~rollups.has_row)
     if fresh:
         copy_in(connection, 'aggregator."rollup"', _ALL_NAMES, fresh)
-    replaced = _encoded(bucket, grid, rollups.statistics, lines & rollups.has_row)
+    replaced = _encoded(bucket, grid, rollups, lines & rollups.has_row)
     if replaced:
         ids = grid.block_ids[lines & rollups.has_row].tolist()
         _replace(connection, replaced, {"tier_id": bucket.tier_id, "bucket": bucket.start, "block_ids": ids})
     return int(np.count_nonzero(lines))
 
 
-def _encoded(bucket: Bucket, grid: Grid, statistics: Statistics, chosen: npt.NDArray[np.bool_]) -> list[bytes]:
+def _encoded(bucket: Bucket, grid: Grid, rollups: Stored, chosen: npt.NDArray[np.bool_]) -> list[bytes]:
     """The chosen lines as COPY data, grouped by kind and by how many positions of a block are in use."""
     parts: list[bytes] = []
+    statistics = rollups.statistics
     used = _used_positions(statistics.count)
     for counters in (False, True):
         names = _names(is_counter=counters, is_finest=bucket.is_finest)
         of_kind = chosen & (grid.is_counter == counters)
         for width in np.unique(used[of_kind]):
             here = of_kind & (used == width)
-            columns = _keys(bucket, grid.block_ids[here])
+            columns = _keys(bucket, grid.block_ids[here], rollups.slots_due[here])
             columns |= {name: getattr(statistics, name)[here, :width] for name in names}
             parts.append(encode(_TABLE, _ALL_NAMES, Rows(columns)))
     return parts
 
 
-def _keys(bucket: Bucket, block_ids: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+def _keys(
+    bucket: Bucket, block_ids: npt.NDArray[np.int64], slots_due: npt.NDArray[np.int64]
+) -> dict[str, npt.NDArray[Any]]:
     count = len(block_ids)
     return {
         "bucket": np.repeat(wire_instants([bucket.start]), count),
         "block_id": block_ids,
-        "slots_due": np.full(count, bucket.slots_due),
+        "slots_due": slots_due,
         "tier_id": np.full(count, bucket.tier_id),
     }
 

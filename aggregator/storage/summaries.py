@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -48,6 +48,13 @@ def active_summaries(connection: Connection) -> list[Summary]:
     stored = tables.summaries
     rows = connection.execute(select(stored.c.definition).where(stored.c.active).order_by(stored.c.name)).scalars()
     return [Summary.model_validate(definition) for definition in rows]
+
+
+def shortest_refresh(connection: Connection) -> timedelta | None:
+    """How often the most eager summary is refreshed; None where there is none."""
+    stored = tables.summaries
+    seconds = connection.execute(select(func.min(stored.c.refresh_seconds)).where(stored.c.active)).scalar_one()
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def choose_tier(installation: Installation, summary: Summary) -> TierEntry:

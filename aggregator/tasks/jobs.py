@@ -37,8 +37,10 @@ def collect(
         return work.collect_shard(source, shard, slot)  # type: ignore[no-any-return] # loaded late
     elsewhere = work.other_node(source, node)
     if elsewhere is not None:
+        # Without a reply_to of its own the message would have this process' one, and with rpc:// the result be lost.
+        there = {"queue": work.node_queue(elsewhere), "reply_to": self.request.reply_to}
         # It raises: the other node's result becomes ours.
-        self.replace(self.signature((source,), {"node": elsewhere}, queue=work.node_queue(elsewhere)))
+        self.replace(self.signature((source,), {"node": elsewhere}, **there))
     return work.collect_all(source)  # type: ignore[no-any-return] # loaded late
 
 

@@ -11,6 +11,7 @@ from aggregator.errors import UnknownSourceError, UsageError
 from aggregator.rollups.buckets import floor_to
 from aggregator.stages import maintain as maintain_stage
 from aggregator.storage import announce as announcing
+from aggregator.storage import summaries
 from aggregator.tasks.by_hand import collect_by_hand
 from aggregator.tasks.context import Context, context
 from aggregator.tasks.schedule import MOST_WAKE_INTERVAL, ROLLUP_INTERVAL
@@ -93,7 +94,8 @@ def rollup(slot: str | None) -> int:
 def summarize(slot: str | None, name: str | None) -> int:
     """Refresh summaries; gives how many."""
     here = context()
-    _woken(here, "summarize", slot, MOST_WAKE_INTERVAL)
+    refresh = here.database.run(summaries.shortest_refresh)
+    _woken(here, "summarize", slot, min(refresh or MOST_WAKE_INTERVAL, MOST_WAKE_INTERVAL))
     return here.summarize.run(clock=here.clock, only=name, by_slots=slot is not None)
 
 

@@ -129,9 +129,10 @@ class Machine:
         return done.stdout
 
     def stop(self) -> None:
-        """End all that was started here, the last one first."""
+        """End all that was started here, the last one first; their logs are shown where the test fails."""
         for running in reversed(self.started):
             running.stop()
+            print(f"--- {running.log}\n{running.log.read_text(errors='replace')[-8_000:]}")  # noqa: T201 - as above
 
 
 @contextmanager

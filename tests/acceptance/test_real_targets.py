@@ -57,6 +57,14 @@ scrape_configs:
   - job_name: itself
     static_configs: [{{targets: ["{prometheus}"]}}]
 """
+#: Sockets, files and processes are more while `aggregator collect` runs than before and after it.
+MOVED_BY_ASKING = (
+    "node_sockstat_",
+    "node_netstat_Tcp_CurrEstab",
+    "node_procs_",
+    "node_filefd_allocated",
+    "process_open_fds",
+)
 OUR_OWN = {"up", "scrape_duration_seconds", "scrape_samples_scraped"}
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
@@ -160,7 +168,7 @@ def differing(before: dict[Series, float], found: dict[Series, float], after: di
     assert set(found) - ours <= set(before) | set(after), sorted(set(found) - ours - set(before) - set(after))[:5]
     unmoved = {key: value for key, value in before.items() if after.get(key) == value}
     assert len(unmoved) > len(before) / 3
-    return {key for key, value in unmoved.items() if found[key] != value}
+    return {key for key, value in unmoved.items() if found[key] != value and not key[0].startswith(MOVED_BY_ASKING)}
 
 
 def assert_same(rounds: Iterable[set[Series]]) -> None:
@@ -180,7 +188,7 @@ def test_node_exporter_and_prometheus_are_stored_as_they_show_themselves(
 
         def one_round(source: str = source, url: str = url, instance: str = instance) -> set[Series]:
             before = labelled(shown(f"{url}/metrics"), job=source, instance=instance)
-            assert len(before) > 300
+            assert len(before) > 200
             said = machine.run("aggregator", "collect", source).stdout
             after = labelled(shown(f"{url}/metrics"), job=source, instance=instance)
             found = stored(database_url, source)

@@ -18,8 +18,9 @@ from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
 from aggregator.stages.collect.store import SETTLE
 from aggregator.stages.rollup import Rollup
-from aggregator.storage import frames, ledger, tables
+from aggregator.storage import blocks, frames, ledger, tables
 from aggregator.storage.engine import Connection, Database, transaction
+from aggregator.storage.series import register
 from tests.installation import LONG, Installation, series_key, settings_for
 from tests.sessions import PATIENCE, session, wait_for_blocked
 
@@ -135,6 +136,56 @@ def test_a_rollup_that_fails_leaves_its_marks_in_the_ledger(
     assert marks(installation) == before
     assert installation.roll_up() == 2
     assert [name for name, _, _ in marks(installation)] == ["1h"]
+
+
+def test_a_shard_that_fails_holds_up_no_other_and_keeps_its_marks(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets = installation.targets(101)  # two shards
+    for place, target in enumerate(targets):
+        key = series_key("g", place, Kind.GAUGE)
+        installation.collect(target, {milliseconds(START): {key: float(place)}})
+    installation.now += timedelta(minutes=2)
+    first = installation.database.run(lambda found: ledger.due_shards(found, now=installation.now))[0]
+    place_new_series = blocks.place_new_series
+
+    def fail_for_first(connection: Connection, shard_id: int) -> int:
+        if shard_id == first:
+            raise RuntimeError("poison")
+        return place_new_series(connection, shard_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blocks, "place_new_series", fail_for_first)
+        with pytest.raises(RuntimeError, match="poison"):
+            installation.roll_up()
+    done = len(installation.rows("metrics_1m"))
+    assert 0 < done < len(targets)
+    installation.roll_up()
+    assert len(installation.rows("metrics_1m")) == len(targets)
+
+
+def test_a_series_that_is_registered_while_others_are_placed_gets_its_place_in_the_next_rollup(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (target,) = installation.targets(1)
+    collect(installation, target, START, g=1.0)
+    place_new_series = blocks.place_new_series
+
+    def place_then_be_overtaken(connection: Connection, shard_id: int) -> int:
+        placed = place_new_series(connection, shard_id)
+        with session(installation.url) as other:
+            other.run(lambda found: register(found, target.id, [GAUGE, COUNTER], now=installation.now))
+        return placed
+
+    installation.now += timedelta(minutes=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(blocks, "place_new_series", place_then_be_overtaken)
+        installation.roll_up()
+    collect(installation, target, START + STEP, g=2.0, c=7.0)
+    installation.now += timedelta(minutes=2)
+    installation.roll_up()
+    rows = installation.rows("metrics_1m")
+    assert {metric: row["last"] for (metric, _, _), row in rows.items()} == {"g": 2.0, "c_total": 7.0}
 
 
 def test_the_same_sample_once_more_marks_nothing_and_writes_no_row(installation: Installation) -> None:

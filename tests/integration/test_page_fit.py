@@ -39,8 +39,8 @@ def full_statistics(blocks: int) -> Statistics:
 def write_full_rows(connection: Connection, *, is_counter: bool) -> None:
     finest = catalog.read_installation(connection).finest[0]
     grid = Grid(np.array([1, 2]), np.full(2, is_counter))
-    rollups = Stored(full_statistics(2), np.zeros(2, dtype=np.bool_))
-    bucket = Bucket(finest.id, is_finest=True, start=ENDED, slots_due=4)
+    rollups = Stored(full_statistics(2), np.zeros(2, dtype=np.bool_), np.full(2, 4))
+    bucket = Bucket(finest.id, is_finest=True, start=ENDED)
     assert write_rollups(connection, bucket, grid=grid, rollups=rollups, lines=np.ones(2, dtype=np.bool_)) == 2
 
 

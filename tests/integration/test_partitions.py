@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,9 +15,10 @@ from sqlalchemy import text
 from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
 from aggregator.storage import partitions
-from aggregator.storage.engine import Database
+from aggregator.storage.engine import Connection, Database, transaction
 from aggregator.storage.partitions import SAMPLES
 from tests.installation import Installation, series_key, settings_for
+from tests.sessions import PATIENCE, session, wait_for_blocked
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FAR = datetime(2027, 1, 1, tzinfo=UTC)
@@ -70,6 +72,26 @@ def test_two_sessions_that_need_the_same_partition_at_once_both_go_on(installati
         thread.join(timeout=30)
     assert sum(made) == 20
     assert existing_starts(installation)[-20:] == [FAR + ONE_DAY * days for days in range(20)]
+
+
+def test_a_session_that_waited_for_another_sees_what_that_one_has_made(
+    installation: Installation, database_url: str
+) -> None:
+    def ensure(connection: Connection) -> int:
+        return partitions.ensure(connection, SAMPLES, since=FAR, until=FAR + ONE_DAY)
+
+    with session(database_url) as other, ThreadPoolExecutor(1) as second:
+        with transaction(installation.database.engine) as connection:
+            assert ensure(connection) == 1
+            # Not through `Database.run`, which would retry what must not fail.
+            waiting = second.submit(_in_transaction, other, ensure)
+            wait_for_blocked(database_url)
+        assert waiting.result(timeout=PATIENCE.total_seconds()) == 0
+
+
+def _in_transaction(database: Database, work: Callable[[Connection], int]) -> int:
+    with transaction(database.engine) as connection:
+        return work(connection)
 
 
 def test_a_sample_of_a_day_that_nobody_foresaw_is_stored(installation: Installation) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,16 @@ def oldest_partition(connection: Connection) -> tuple[partitions.Partition, rete
     return found, retention.Needs("sample_frame", 0, tuple(tier.id for tier in finest))
 
 
-def test_a_partition_is_locked_before_the_ledger_is_asked(installation: Installation, other: Database) -> None:
+def test_a_partition_is_locked_before_the_ledger_is_asked(
+    installation: Installation, other: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (target,) = installation.targets(1)
     collect(installation, target, START, g=1.0)
     shard_id = other.run(lambda found: ledger.due_shards(found, now=START + timedelta(hours=1))[0])
     map_id = other.run(lambda found: found.execute(select(tables.frame_maps.c.id)).scalar_one())
     oldest, needs = other.run(oldest_partition)
-    tier_id = needs.tier_ids_above[0]
+    tier_id = needs.tier_ids_waiting[0]
+    monkeypatch.setattr(partitions, "_DROP_LOCK_TIMEOUT", "10s")  # it is to wait for the writer
 
     def drop() -> str | None:
         return other.run(
@@ -109,6 +113,63 @@ def test_maintain_drops_what_is_past_its_retention_only_once_it_was_rolled_up(in
     assert installation.rows("metrics_1d")["g", "t0", START.replace(hour=0)]["count"] == 1
 
 
+def test_no_partition_is_dropped_behind_one_that_is_still_needed(installation: Installation) -> None:
+    (target,) = installation.targets(1)
+    collect(installation, target, START, g=1.0)
+    installation.now += timedelta(days=5)
+    done = Maintain(installation.database, "test").run(clock=lambda: installation.now)
+    assert done is not None
+    assert done.partitions_held == (("sample_frame_20260301", "1 ledger rows still wait for it"),)
+    installation.roll_up()
+    assert [row["count"] for row in installation.rows("metrics_1m").values()] == [1]
+
+
+def test_no_rollups_are_dropped_that_are_still_to_be_written(installation: Installation) -> None:
+    (target,) = installation.targets(1)
+    collect(installation, target, START, g=1.0)
+    installation.now += timedelta(days=20)
+    done = Maintain(installation.database, "test").run(clock=lambda: installation.now)
+    assert done is not None
+    assert "rollup_1m_20260301" in dict(done.partitions_held)
+    installation.roll_up()
+    assert [row["count"] for row in installation.rows("metrics_1d").values()] == [1]
+
+
+def test_a_reader_and_a_drop_do_not_wait_for_each_other(
+    installation: Installation, other: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest, needs = other.run(oldest_partition)
+    waiting = retention._waiting
+    read = select(tables.sample_frame.c.target_id)
+
+    with ThreadPoolExecutor(1) as reader:
+        reading = []
+
+        def begin_to_read(*arguments: Any) -> int:
+            reading.append(reader.submit(other.run, lambda found: found.execute(read).all()))
+            wait_for_blocked(installation.url)
+            return waiting(*arguments)
+
+        monkeypatch.setattr(retention, "_waiting", begin_to_read)
+        work = partial(retention.drop_unless_needed, partitioned=SAMPLES, partition=oldest, needs=needs)
+        assert installation.database.run(work) is None
+        assert reading[0].result(timeout=PATIENCE.total_seconds()) == []
+    assert len(reading) == 1
+
+
+def test_a_partition_that_is_being_read_stays_until_the_next_time(installation: Installation, other: Database) -> None:
+    maintain = Maintain(installation.database, "test")
+    installation.now += timedelta(days=1, hours=13)
+    with transaction(other.engine) as connection:
+        connection.execute(select(tables.sample_frame.c.target_id)).all()
+        done = maintain.run(clock=lambda: installation.now)
+        assert done is not None
+        assert done.partitions_held == (("sample_frame_20260227", "it is being read or written"),)
+    done = maintain.run(clock=lambda: installation.now)
+    assert done is not None
+    assert "sample_frame_20260227" in done.partitions_dropped
+
+
 def test_samples_past_the_retention_are_refused_counted_and_change_no_rollup(installation: Installation) -> None:
     (target,) = installation.targets(1)
     for place in range(4):
@@ -127,6 +188,25 @@ def test_samples_past_the_retention_are_refused_counted_and_change_no_rollup(ins
     installation.roll_up()
     assert installation.rows("metrics_1m") == before
     assert marks(installation) == []
+
+
+def test_a_late_sample_is_refused_where_the_rollups_that_it_changes_are_gone(installation: Installation) -> None:
+    (target,) = installation.targets(1)
+    for place in range(8):
+        collect(installation, target, START + place * STEP, c=float(place))
+    table = tables.tiers
+    short = table.update().where(table.c.name == "1m").values(retention_seconds=6 * 3_600)
+    installation.database.run(lambda found: found.execute(short))
+    installation.now += timedelta(hours=19)
+    installation.roll_up()
+    Maintain(installation.database, "test").run(clock=lambda: installation.now)
+    before = installation.rows("metrics_5m")
+    assert collect(installation, target, START + STEP / 2, c=0.5).rejected == {"too_old": 1}
+    midnight = START.replace(hour=0) + timedelta(days=1)
+    assert collect(installation, target, midnight + timedelta(minutes=4), c=9.0).rejected == {"too_old": 1}
+    assert collect(installation, target, midnight + timedelta(minutes=5), c=9.0).rejected == {}
+    installation.roll_up()
+    assert before.items() <= installation.rows("metrics_5m").items()
 
 
 def test_a_late_sample_within_the_retention_is_taken_and_counted(installation: Installation) -> None:

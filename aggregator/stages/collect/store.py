@@ -39,6 +39,8 @@ class PlaceCache:
     """The places that this process has registered. Collectors hand out the same tuple while nothing changes."""
 
     by_target: dict[int, dict[int, Places]] = field(default_factory=dict)
+    #: How often everything was dropped: what was found before the last time must not be used after it.
+    times_forgotten: int = 0
 
     def find(self, target_id: int, keys: tuple[SeriesKey, ...]) -> Places | None:
         """The places of this very tuple; it is known by its identity, which is its own while it is kept here."""
@@ -54,6 +56,16 @@ class PlaceCache:
     def forget(self) -> None:
         """Drop everything: behind a new connection may be another database."""
         self.by_target.clear()
+        self.times_forgotten += 1
+
+
+@dataclass(frozen=True)
+class _Registered:
+    """What is committed before the frames: each target's shard, and by target where each batch (by its keys) goes."""
+
+    shard_of: Mapping[int, int]
+    places: Mapping[int, Mapping[int, Places]]
+    times_forgotten: int
 
 
 @dataclass(frozen=True)
@@ -84,10 +96,26 @@ class FrameStore:
 
         `shard_id` None: the targets have no shard yet and are given one. Raises LeaseLostError.
         """
-        shard_of = self._shards(collected, source_id=source_id, shard_id=shard_id)
-        for one in collected:
-            self._register(one, now=clock())
-        return self.database.run(lambda connection: self._write(connection, claimed, collected, shard_of, clock))
+        while True:
+            times_forgotten = self.places.times_forgotten
+            shard_of = self._shards(collected, source_id=source_id, shard_id=shard_id)
+            places = {one.target.id: self._places(one, now=clock()) for one in collected}
+            registered = _Registered(shard_of, places, times_forgotten)
+            stored = self._try_to_write(claimed, collected, registered, clock)
+            if stored is not None:
+                return stored
+
+    def _try_to_write(
+        self, claimed: Claim, collected: Sequence[Collected], registered: _Registered, clock: Clock
+    ) -> list[Stored] | None:
+        """Write; None where the connection had to be made anew meanwhile, for what was registered may not be there."""
+
+        def work(connection: Connection) -> list[Stored] | None:
+            if registered.times_forgotten != self.places.times_forgotten:
+                return None
+            return self._write(connection, claimed, collected, registered, clock)
+
+        return self.database.run(work)
 
     def _shards(self, collected: Sequence[Collected], *, source_id: int, shard_id: int | None) -> dict[int, int]:
         if shard_id is not None:
@@ -98,25 +126,36 @@ class FrameStore:
         }
         return self.database.run(lambda connection: registry.assign_shards(connection, source_id, weights))
 
-    def _register(self, collected: Collected, *, now: datetime) -> None:
-        """Commit the series of all batches before any frame uses them."""
+    def _places(self, collected: Collected, *, now: datetime) -> dict[int, Places]:
+        """Where each batch goes, by the identity of its keys; their series are committed before any frame uses them.
+
+        All batches of a collection use one frame map: two of one instant become one frame.
+        """
         target_id = collected.target.id
-        unknown = [batch for batch in collected.batches if self.places.find(target_id, batch.keys) is None]
-        if not unknown:
-            return
+        found = {id(batch.keys): self.places.find(target_id, batch.keys) for batch in collected.batches}
+        known = {identity: places for identity, places in found.items() if places is not None}
+        if len(known) == len(found) and len({places.map_id for places in known.values()}) <= 1:
+            return known
+        return self._register(collected, now=now)
+
+    def _register(self, collected: Collected, *, now: datetime) -> dict[int, Places]:
+        target_id = collected.target.id
         keys = list(dict.fromkeys(key for batch in collected.batches for key in batch.keys))
         mapped = self.database.run(lambda connection: register(connection, target_id, keys, now=now))
         place_of = dict(zip(keys, mapped.places, strict=True))
-        for batch in unknown:
+        registered: dict[int, Places] = {}
+        for batch in collected.batches:
             places = np.array([place_of[key] for key in batch.keys], dtype=np.int64)
-            self.places.add(target_id, Places(batch.keys, mapped.map_id, places))
+            registered[id(batch.keys)] = Places(batch.keys, mapped.map_id, places)
+            self.places.add(target_id, registered[id(batch.keys)])
+        return registered
 
     def _write(
         self,
         connection: Connection,
         claimed: Claim,
         collected: Sequence[Collected],
-        shard_of: Mapping[int, int],
+        registered: _Registered,
         clock: Clock,
     ) -> list[Stored]:
         now = clock()
@@ -124,24 +163,27 @@ class FrameStore:
         oldest = _oldest_accepted(connection, installation, now=now)
         accepted = {one.target.id: [batch for batch in one.batches if batch.at >= oldest] for one in collected}
         ended = {one.target.id: Ended(one.error is None, one.duration_seconds, one.samples) for one in collected}
-        frames.lock_targets(connection, shard_of)
-        rows = [self._frame(target_id, batch) for target_id, batches in accepted.items() for batch in batches]
-        rows = frames.joined(rows)
+        frames.lock_targets(connection, registered.shard_of)
+        rows = frames.joined(
+            [
+                _frame(target_id, batch, registered.places[target_id][id(batch.keys)])
+                for target_id, batches in accepted.items()
+                for batch in batches
+            ]
+        )
         _ensure_partitions(connection, rows)
         written = frames.write_frames(connection, rows, received_at=now)
-        ledger.mark(connection, _marks(written.changed, shard_of, installation, now=now), now=now)
+        ledger.mark(connection, _marks(written.changed, registered.shard_of, installation, now=now), now=now)
         # Last, so that its time is the end; where the lease was lost, all of this is taken back.
         claims.record(connection, claimed, ended, now=clock())
         acceptance = _Acceptance(installation, oldest, now)
         return [acceptance.outcome(one, replaced=written.differing.get(one.target.id, 0)) for one in collected]
 
-    def _frame(self, target_id: int, batch: Batch) -> frames.Frame:
-        places = self.places.find(target_id, batch.keys)
-        if places is None:
-            raise AssertionError("a batch is registered before it is written")
-        values = np.full(int(places.places.max()) + 1, np.nan)
-        values[places.places] = batch.values
-        return frames.Frame(target_id, places.map_id, batch.at, values)
+
+def _frame(target_id: int, batch: Batch, places: Places) -> frames.Frame:
+    values = np.full(int(places.places.max()) + 1, np.nan)
+    values[places.places] = batch.values
+    return frames.Frame(target_id, places.map_id, batch.at, values)
 
 
 @dataclass(frozen=True)
@@ -179,7 +221,21 @@ def _oldest_accepted(connection: Connection, installation: Installation, *, now:
     if dropped is not None and dropped > oldest:
         oldest = dropped
     # A whole bucket, or nothing: the one that holds the edge may have lost its first samples.
-    return max((tier.ladder.end_of(tier.ladder.start_of(oldest)) for tier in installation.finest), default=oldest)
+    whole = [tier.ladder.end_of(tier.ladder.start_of(oldest)) for tier in installation.finest]
+    return max((*whole, *_edges_of_rollups(connection, installation)), default=oldest)
+
+
+def _edges_of_rollups(connection: Connection, installation: Installation) -> Iterator[datetime]:
+    """From when on a late sample still finds what its rollups are made with: every part of a bucket, and a left edge.
+
+    Only where a tier is kept for a shorter time than samples are.
+    """
+    for tier_id, dropped in catalog.dropped_rollups(connection).items():
+        if installation.tier(tier_id) is not None:
+            yield dropped + installation.lookback
+            for above in installation.built_from(tier_id):
+                start = above.ladder.start_of(dropped)
+                yield start if start == dropped else above.ladder.end_of(start)
 
 
 def _ensure_partitions(connection: Connection, rows: Sequence[frames.Frame]) -> None:

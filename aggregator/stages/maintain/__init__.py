@@ -11,7 +11,7 @@ import structlog
 
 from aggregator.storage import catalog, claims, partitions, retention, runs
 from aggregator.storage.catalog import Installation
-from aggregator.storage.engine import Connection, Database
+from aggregator.storage.engine import Connection, Database, StorageError, is_lock_timeout
 from aggregator.storage.partitions import COLLECTIONS, SAMPLES, Partition, Partitioned
 
 log = structlog.get_logger(__name__)
@@ -30,7 +30,7 @@ class Maintained:
 
     partitions_made: int
     partitions_dropped: tuple[str, ...]
-    #: Partitions past their retention that are still needed, each with the reason.
+    #: By table the oldest partition past its retention that has to stay, with the reason.
     partitions_held: tuple[tuple[str, str], ...]
 
     @property
@@ -69,20 +69,31 @@ class Maintain:
         installation = self.database.run(catalog.read_installation)
         made = self.database.run(lambda connection: _ensure_ahead(connection, installation, now=now))
         dropped: list[str] = []
-        held: list[tuple[str, str]] = []
+        held: dict[str, tuple[str, str]] = {}
         for partitioned, old, needs in self._past_retention(installation, now):
-            reason = self.database.run(
-                partial(retention.drop_unless_needed, partitioned=partitioned, partition=old, needs=needs)
-            )
+            # Oldest first, and none after one that is held: all before a dropped one counts as gone (`retained`).
+            if partitioned.table in held:
+                continue
+            reason = self._drop(partitioned, old, needs)
             if reason is None:
                 dropped.append(old.name)
                 log.info("partition_dropped", partition=old.name)
             else:
-                held.append((old.name, reason))
+                held[partitioned.table] = (old.name, reason)
         if lost := self.database.run(lambda connection: claims.give_up_lost(connection, now=now)):
             log.warning("collections_lost", slots=lost)
         self.database.run(lambda connection: runs.forget_before(connection, now - KEEP_RUNS))
-        return Maintained(made, tuple(dropped), tuple(held))
+        return Maintained(made, tuple(dropped), tuple(held.values()))
+
+    def _drop(self, partitioned: Partitioned, partition: Partition, needs: retention.Needs) -> str | None:
+        """Drop a partition; gives the reason where it has to stay for now."""
+        work = partial(retention.drop_unless_needed, partitioned=partitioned, partition=partition, needs=needs)
+        try:
+            return self.database.run(work)
+        except StorageError as error:
+            if not is_lock_timeout(error):
+                raise
+            return "it is being read or written"
 
     def _past_retention(
         self, installation: Installation, now: datetime
@@ -97,8 +108,11 @@ class Maintain:
             (COLLECTIONS, KEEP_COLLECTIONS, retention.Needs("collections", 0, ())),
         ]
         for tier in installation.tiers:
-            above = tuple(other.id for other in installation.built_from(tier.id))
-            tables.append((tier.partitions, tier.retention, retention.Needs("rollup", tier.id, above)))
+            above = {other.id for other in installation.built_from(tier.id)}
+            # What is still to be written into it or into what it is built from counts too.
+            below = {other.id for other in installation.tiers if other.ladder.step <= tier.ladder.step}
+            needs = retention.Needs("rollup", tier.id, tuple(above | below))
+            tables.append((tier.partitions, tier.retention, needs))
 
         def read(connection: Connection) -> list[tuple[Partitioned, Partition, retention.Needs]]:
             return [

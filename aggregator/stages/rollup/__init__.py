@@ -11,7 +11,8 @@ import numpy as np
 import structlog
 
 from aggregator import telemetry
-from aggregator.rollups.buckets import slots_due
+from aggregator.errors import ServerUnreachableError
+from aggregator.rollups.buckets import SlotGrid
 from aggregator.stages.rollup import coarse, finest
 from aggregator.stages.rollup.finest import Computed, Shape
 from aggregator.storage import blocks, catalog, frames, ledger, partitions, registry, runs
@@ -39,20 +40,33 @@ class Rollup:
         self.database.on_reconnect.append(self.layouts.forget)
 
     def run(self, clock: Callable[[], datetime], *, budget: timedelta) -> int:
-        """Roll up what is due, shard after shard, until nothing is left or the budget is spent; gives rows written."""
+        """Roll up what is due, shard after shard, until nothing is left or the budget is spent; gives rows written.
+
+        What one shard raises is raised again when the others are done.
+        """
         deadline = time.monotonic() + budget.total_seconds()
         rows = 0
-        busy: set[int] = set()
+        left_out: set[int] = set()
+        failure: Exception | None = None
         while time.monotonic() < deadline:
             due = self.database.run(lambda connection: ledger.due_shards(connection, now=clock()))
-            shard_id = next((shard_id for shard_id in due if shard_id not in busy), None)
+            shard_id = next((shard_id for shard_id in due if shard_id not in left_out), None)
             if shard_id is None:
                 break
-            written = self._roll_up(shard_id, clock=clock)
+            try:
+                written = self._roll_up(shard_id, clock=clock)
+            except ServerUnreachableError:
+                raise
+            except Exception as error:
+                # One shard that fails must not hold up the others; its marks are still in the ledger.
+                log.exception("shard_failed", shard=shard_id)
+                failure, written = error, None
             if written is None:
-                busy.add(shard_id)
+                left_out.add(shard_id)
             else:
                 rows += written
+        if failure is not None:
+            raise failure
         return rows
 
     def _roll_up(self, shard_id: int, *, clock: Callable[[], datetime]) -> int | None:
@@ -77,7 +91,8 @@ class Rollup:
         tier = installation.tier(work.tier_id)
         if tier is None:  # the tier was taken out of the configuration: nobody reads it any more
             return _Step("removed", 0, {})
-        transaction = _Transaction(connection, installation, tier, shard_id, work.backfill, now, self.layouts)
+        slots = registry.slots_of_shard(connection, shard_id)
+        transaction = _Transaction(connection, installation, tier, shard_id, work.backfill, now, self.layouts, slots)
         rows = transaction.finest(work) if tier.is_finest else transaction.coarse(work)
         runs.record(
             connection,
@@ -109,6 +124,7 @@ class _Transaction:
     backfill: bool
     now: datetime
     layouts: LayoutCache
+    slots: SlotGrid
     complete_layouts: dict[int, Layout] = field(default_factory=dict)
 
     def finest(self, work: ledger.Work) -> int:
@@ -133,7 +149,9 @@ class _Transaction:
     def _finest_bucket(self, bucket: datetime, read: list[frames.Frame]) -> int:
         shape = Shape.of(self._layouts(read))
         lookback = self.installation.lookback
-        computed = finest.compute(self.connection, self.tier, bucket, frames=read, shape=shape, lookback=lookback)
+        computed = finest.compute(
+            self.connection, self.tier, bucket, frames=read, shape=shape, slots=self.slots, lookback=lookback
+        )
         target_of = {frame.map_id: frame.target_id for frame in read}
         for after, cells in finest.successors(self.connection, self.tier, computed, lookback=lookback).items():
             touched = {
@@ -150,6 +168,8 @@ class _Transaction:
         if not all(layout.is_placed for layout in layouts.values()):
             blocks.place_new_series(self.connection, self.shard_id)
             layouts = self.layouts.read(self.connection, lengths)
+            if not all(layout.is_placed for layout in layouts.values()):
+                raise AssertionError("a series that a frame has is placed by the shard of its target")
         self.complete_layouts.update(layouts)
         return layouts
 
@@ -164,7 +184,9 @@ class _Transaction:
             if kept_since is not None and bucket < kept_since:
                 log.warning("bucket_kept_as_it_is", tier=self.tier.name, bucket=bucket, reason="its inputs are gone")
                 continue
-            computed = coarse.compute(self.connection, self.tier, parent, bucket, shard_id=self.shard_id)
+            computed = coarse.compute(
+                self.connection, self.tier, parent, bucket, shard_id=self.shard_id, slots=self.slots
+            )
             if computed is not None:
                 rows += self._store(computed)
         return rows
@@ -176,8 +198,7 @@ class _Transaction:
             return 0
         start, end = computed.bucket, self.tier.ladder.end_of(computed.bucket)
         partitions.ensure(self.connection, self.tier.partitions, since=start, until=end)
-        due = slots_due(start, end, interval=registry.interval_of_shard(self.connection, self.shard_id))
-        bucket = Bucket(self.tier.id, self.tier.is_finest, start, due)
+        bucket = Bucket(self.tier.id, self.tier.is_finest, start)
         rows = write_rollups(self.connection, bucket, grid=computed.grid, rollups=computed.rollups, lines=lines)
         for above in self.installation.built_from(self.tier.id):
             # A coarser bucket follows when its part has ended: an open hour is written at each 5m, not at each 1m.

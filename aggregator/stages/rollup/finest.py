@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.rollups.buckets import milliseconds
+from aggregator.rollups.buckets import SlotGrid, milliseconds
 from aggregator.rollups.reduce import Edge, reduce_samples
 from aggregator.rollups.statistics import Statistics
 from aggregator.stages.rollup.matrix import samples_by_cell
@@ -55,6 +55,7 @@ def compute(
     *,
     frames: Sequence[Frame],
     shape: Shape,
+    slots: SlotGrid,
     lookback: timedelta,
 ) -> Computed:
     """Recompute a bucket from all samples of its dirty targets; other targets' positions stay as they are stored."""
@@ -85,7 +86,9 @@ def compute(
             | (fresh.last_at != stored.statistics.last_at)
         )
     )
-    rollups = Stored(statistics, stored.has_row)
+    # A row keeps its own: the interval may have been another one when it was collected.
+    due = np.where(stored.has_row, stored.slots_due, slots.due(bucket, tier.ladder.end_of(bucket)))
+    rollups = Stored(statistics, stored.has_row, due)
     return Computed(bucket, grid, rollups, statistics.differs(stored.statistics), last_changed)
 
 

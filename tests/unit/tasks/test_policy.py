@@ -67,7 +67,8 @@ def test_the_visibility_timeout_is_twice_the_hard_limit_on_redis() -> None:
 
 
 def test_a_poison_task_does_not_come_back_for_ever(app: Any) -> None:
-    assert app.conf.task_acks_on_failure_or_timeout
+    assert app.conf.task_acks_on_failure
+    assert app.conf.task_acks_on_timeout
     assert not app.conf.task_reject_on_worker_lost
 
 

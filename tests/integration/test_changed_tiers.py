@@ -1,0 +1,52 @@
+"""A configuration whose ladder of tiers changes while there are rollups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, update
+
+from aggregator.config.model import Tier
+from aggregator.exposition.series import Kind
+from aggregator.rollups.buckets import milliseconds
+from aggregator.storage import publish, tables
+from tests.installation import Installation, series_key, settings_for
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+COUNTER = series_key("c_total", 0, Kind.COUNTER)
+
+
+@pytest.fixture
+def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
+    with closing(Installation(database_url, START, settings_for(tmp_path))) as made:
+        yield made
+
+
+def publish_tiers(installation: Installation, tiers: tuple[Tier, ...]) -> None:
+    settings = installation.settings.model_copy(update={"tiers": tiers})
+    own = update(tables.sources).where(tables.sources.c.id == installation.source_id).values(active=True)
+
+    def work(connection: Connection) -> None:
+        publish.publish(connection, settings, config_hash="changed", now=installation.now)
+        connection.execute(own)
+
+    installation.database.run(work)
+
+
+def test_a_tier_that_becomes_the_finest_goes_on_from_the_rows_that_it_has(installation: Installation) -> None:
+    tiers = installation.settings.tiers
+    finer = Tier(name="10s", step=timedelta(seconds=10), retention=timedelta(days=2))
+    publish_tiers(installation, (finer, *tiers))
+    (target,) = installation.targets(1)
+    for part in range(2):
+        seconds = range(part * 120, part * 120 + 120, 5)
+        installation.collect(target, {milliseconds(START) + 1_000 * second: {COUNTER: second} for second in seconds})
+        installation.now += timedelta(minutes=3)
+        installation.roll_up()
+        publish_tiers(installation, tiers)
+    increases = {time: row["increase"] for (_, _, time), row in installation.rows("metrics_1m").items()}
+    assert [increases[time] for time in sorted(increases)] == [55, 60, 60, 60]
