@@ -14,6 +14,8 @@ from aggregator.config.duration import parse_duration
 from aggregator.config.selector import Selector, parse_selector
 
 MINIMUM_INTERVAL = timedelta(seconds=1)
+#: Below the soft limit of a task (240 s), which would end a collection without a word about its targets.
+MAXIMUM_TIMEOUT = timedelta(seconds=180)
 
 
 def _duration(value: Any) -> Any:  # noqa: ANN401 - what a TOML file holds may be anything; pydantic checks the rest
@@ -68,7 +70,7 @@ class BaseSource(Model):
 
     name: Name
     interval: Duration = Field(default=timedelta(seconds=15), ge=MINIMUM_INTERVAL, le=timedelta(days=1))
-    timeout: Duration = Field(default=timedelta(seconds=10), gt=timedelta(0))
+    timeout: Duration = Field(default=timedelta(seconds=10), gt=timedelta(0), le=MAXIMUM_TIMEOUT)
     labels: dict[LabelName, str] = {}
     keep: tuple[RuleText, ...] = ()
     drop: tuple[RuleText, ...] = ()

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select
 
 from aggregator import __version__
 from aggregator.config.model import Settings
+from aggregator.errors import UsageError
 from aggregator.storage import publish, registry, runs, tables
 from aggregator.storage.engine import Database
 
@@ -22,8 +23,7 @@ def announce(database: Database, settings: Settings, *, config_hash: str, starte
         nodes = tables.nodes
         known_start = connection.execute(select(nodes.c.started_at).where(nodes.c.name == settings.node)).scalar()
         if known_start != started_at and should_publish(connection, settings, config_hash=config_hash):
-            publish.publish(connection, settings, config_hash=config_hash, now=now)
-            log.info("configuration_published", hash=config_hash, file=str(settings.file or "defaults"))
+            _publish(connection, settings, config_hash=config_hash, now=now)
         registry.see_node(
             connection,
             settings.node,
@@ -35,6 +35,17 @@ def announce(database: Database, settings: Settings, *, config_hash: str, starte
         )
 
     database.run(work)
+
+
+def _publish(connection: Connection, settings: Settings, *, config_hash: str, now: datetime) -> None:
+    """Publish, or say why not: a node whose configuration is refused lives by the one that is published."""
+    try:
+        with connection.begin_nested():
+            publish.publish(connection, settings, config_hash=config_hash, now=now)
+    except UsageError as error:
+        log.error("configuration_refused", file=str(settings.file or "defaults"), reason=str(error))  # noqa: TRY400 - it says all
+    else:
+        log.info("configuration_published", hash=config_hash, file=str(settings.file or "defaults"))
 
 
 def should_publish(connection: Connection, settings: Settings, *, config_hash: str) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from aggregator.config.ladder import is_local, parents
 from aggregator.config.model import Settings, Source, Summary, Tier
+from aggregator.errors import UsageError
 from aggregator.rollups.buckets import offset_of
 from aggregator.storage import partitions, tables, views
 from aggregator.storage.claims import move_slots
@@ -86,6 +87,7 @@ def _publish_tiers(connection: Connection, tiers: Sequence[Tier]) -> None:
     connection.execute(update(tables.tiers).where(tables.tiers.c.name.not_in(names)).values(active=False))
     parent_of = parents(tiers)
     ids: dict[str, int] = {}
+    _refuse_other_buckets(connection, tiers)
     for tier in sorted(tiers, key=lambda tier: tier.step):
         parent = parent_of[tier.name]
         values = {
@@ -98,6 +100,20 @@ def _publish_tiers(connection: Connection, tiers: Sequence[Tier]) -> None:
         statement = insert(tables.tiers).values(name=tier.name, **values)
         statement = statement.on_conflict_do_update(index_elements=["name"], set_=values)
         ids[tier.name] = connection.execute(statement.returning(tables.tiers.c.id)).scalar_one()
+
+
+def _refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None:
+    """A tier that has rollups keeps its buckets: old and new ones would overlap, and count the same samples twice."""
+    table, rollup = tables.tiers, tables.rollup
+    has_rollups = select(rollup.c.tier_id).where(rollup.c.tier_id == table.c.id).exists()
+    stored = {row.name: row for row in connection.execute(select(table).where(has_rollups))}
+    for tier in tiers:
+        before = stored.get(tier.name)
+        if before and (before.step_seconds, before.timezone) != (tier.step.total_seconds(), tier.timezone):
+            raise UsageError(
+                f"tier {tier.name} has rollups of {before.step_seconds:g} s in {before.timezone}, which cannot be mixed"
+                " with others; give the new tier another name"
+            )
 
 
 def _publish_summaries(connection: Connection, summaries: Sequence[Summary]) -> None:

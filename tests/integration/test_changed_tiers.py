@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, select, update
 
 from aggregator.config.model import Tier
+from aggregator.errors import UsageError
 from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
 from aggregator.storage import publish, tables
+from aggregator.storage.announce import announce
 from tests.installation import Installation, series_key, settings_for
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -50,3 +52,28 @@ def test_a_tier_that_becomes_the_finest_goes_on_from_the_rows_that_it_has(instal
         publish_tiers(installation, tiers)
     increases = {time: row["increase"] for (_, _, time), row in installation.rows("metrics_1m").items()}
     assert [increases[time] for time in sorted(increases)] == [55, 60, 60, 60]
+
+
+def test_another_step_or_zone_is_refused_where_there_are_rollups(installation: Installation) -> None:
+    tiers = installation.settings.tiers
+    berlin = tuple(
+        tier.model_copy(update={"timezone": "Europe/Berlin"}) if tier.name == "1d" else tier for tier in tiers
+    )
+    publish_tiers(installation, berlin)
+    publish_tiers(installation, tiers)
+    (target,) = installation.targets(1)
+    installation.collect(target, {milliseconds(START): {COUNTER: 1.0}})
+    installation.now += timedelta(days=1, hours=1)
+    installation.roll_up()
+    with pytest.raises(UsageError, match="tier 1d has rollups of 86400 s in UTC"):
+        publish_tiers(installation, berlin)
+    announce(
+        installation.database,
+        installation.settings.model_copy(update={"tiers": berlin, "file": Path("/etc/aggregator.toml")}),
+        config_hash="berlin",
+        started_at=START,
+        now=installation.now,
+    )
+    with installation.database.engine.connect() as connection:
+        assert connection.execute(select(tables.tiers.c.timezone).distinct()).scalars().all() == ["UTC"]
+        assert connection.execute(select(tables.nodes.c.name)).scalars().all() == ["test"]

@@ -247,7 +247,7 @@ def _ensure_partitions(connection: Connection, rows: Sequence[frames.Frame]) -> 
 def _marks(
     rows: Sequence[frames.Frame], shard_of: Mapping[int, int], installation: Installation, *, now: datetime
 ) -> Iterator[ledger.Mark]:
-    """What is to be rolled up: each (bucket, target), or the bucket as a whole where most targets are in it."""
+    """What is to be rolled up: each bucket of each target that was touched."""
     for tier in installation.finest:
         touched: dict[tuple[int, datetime], set[int]] = {}
         for row in rows:

@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 #: A node that was not seen for so long gets no slots of its own: nobody would read them.
 NODE_GONE = timedelta(seconds=90)
+#: How often targets are brought up to date even though nothing seems to have changed.
+SYNC_AGAIN = timedelta(minutes=5)
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Wake:
 
     database: Database
     discoverer: Discoverer = field(default_factory=Discoverer)
-    synced: dict[int, tuple[TargetEntry, ...]] = field(default_factory=dict)
+    synced: dict[int, tuple[datetime, tuple[TargetEntry, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Forget what was synced where the connection had to be made anew."""
@@ -34,18 +36,27 @@ class Wake:
     def shards(self, source_id: int, source: BaseSource, *, slot: datetime | None, now: datetime) -> list[ShardEntry]:
         """The shards to be collected in a slot (None: by hand), after the source's targets were brought up to date."""
 
-        def work(connection: Connection) -> tuple[tuple[TargetEntry, ...], list[ShardEntry]]:
+        def work(connection: Connection) -> tuple[tuple[TargetEntry, ...] | None, list[ShardEntry]]:
             if slot is not None:
                 runs.woken(connection, f"collect:{source.name}", slot=slot, interval=source.interval, now=now)
             seen_since = now - NODE_GONE
             entries = self._entries(connection, source, seen_since=seen_since)
-            if self.synced.get(source_id) != entries:
+            is_due = self._is_due(source_id, entries, now=now)
+            if is_due:
                 _sync(connection, source_id, entries, now=now)
-            return entries, registry.collectable_shards(connection, source_id, seen_since=seen_since)
+            return entries if is_due else None, registry.collectable_shards(
+                connection, source_id, seen_since=seen_since
+            )
 
-        entries, shards = self.database.run(work)
-        self.synced[source_id] = entries
+        synced, shards = self.database.run(work)
+        if synced is not None:
+            self.synced[source_id] = (now, synced)
         return shards
+
+    def _is_due(self, source_id: int, entries: tuple[TargetEntry, ...], *, now: datetime) -> bool:
+        """Whether the targets changed; and now and then all the same, for another process may have changed them back."""
+        at, synced = self.synced.get(source_id, (now - SYNC_AGAIN, ()))
+        return synced != entries or now - at >= SYNC_AGAIN
 
     def _entries(self, connection: Connection, source: BaseSource, *, seen_since: datetime) -> tuple[TargetEntry, ...]:
         if isinstance(source, PrometheusSource):

@@ -178,7 +178,7 @@ def test_relative_paths_in_the_file_count_from_its_folder(tmp_path: Path) -> Non
         ),
         (HOST + "interval = 'PT5S'", "a.toml:4: [[sources]] \"h\": interval: 'PT5S' is given where a duration"),
         (HOST + "interval = '99999999999y'", 'a.toml:4: [[sources]] "h": interval: '),
-        (HOST + "timeout = '1h'", 'a.toml:4: [[sources]] "h": timeout: is longer than interval'),
+        (HOST + "timeout = '2m'", 'a.toml:4: [[sources]] "h": timeout: is longer than interval'),
         (HOST + "targets = []", 'a.toml:4: [[sources]] "h": targets: kind host has no such key, only prometheus'),
         (
             HOST + "limits = { sample = 1 }",
