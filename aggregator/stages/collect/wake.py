@@ -54,7 +54,7 @@ class Wake:
         return shards
 
     def _is_due(self, source_id: int, entries: tuple[TargetEntry, ...], *, now: datetime) -> bool:
-        """Whether the targets changed; and now and then all the same, for another process may have changed them back."""
+        """Whether the targets changed; now and then all the same, for another process may have changed them back."""
         at, synced = self.synced.get(source_id, (now - SYNC_AGAIN, ()))
         return synced != entries or now - at >= SYNC_AGAIN
 
