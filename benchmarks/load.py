@@ -54,7 +54,7 @@ def watch(connection: Connection, started: Moment, *, minutes: float) -> Watched
         watched.look(connection)
         if second % PROGRESS_SECONDS == 0:
             found = costs(os.getpid(), root_part="benchmark")
-            watched.remember_memory(found)
+            watched.remember(found)
             _say_progress(second, watched, started, found)
     return watched
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from figures import Connection, samples_between, slots, stored
 from observations import Moment, Watched
@@ -15,9 +16,12 @@ from rich.table import Table
 from aggregator.rollups.buckets import floor_to
 
 MOST_ROWS_PER_BUCKET = 1.2
+_LEAST_FOR_THIRDS = 3
 _MEGABYTE = 1_000_000
 
 Line = tuple[str, str]
+#: Seconds of the monotonic clock, and the costs then.
+Look = tuple[float, dict[str, Cost]]
 
 
 def report(connection: Connection, started: Moment, ended: Moment, watched: Watched, *, interval: timedelta) -> None:
@@ -27,7 +31,7 @@ def report(connection: Connection, started: Moment, ended: Moment, watched: Watc
         *_machine(started, ended),
         *_slots(connection, span, interval, ended.counters.slots_missed - started.counters.slots_missed),
         *_lag(watched),
-        *_processor(started, ended),
+        *_processor(started, ended, watched),
         *_memory(ended, watched),
         *_rollups(started, ended),
         *_bytes(connection, span, ended.counters.wal_bytes - started.counters.wal_bytes),
@@ -59,11 +63,8 @@ def _slots(connection: Connection, span: tuple[datetime, datetime], interval: ti
 
 def _lag(watched: Watched) -> Iterator[Line]:
     lag = watched.lag_by_second
-    third = max(len(lag) // 3, 1)
-    yield (
-        "lag of rollups: most; in the first, last third",
-        f"{max(lag):.1f} s; {max(lag[:third]):.1f} s, {max(lag[-third:]):.1f} s",
-    )
+    thirds = ", ".join(f"{max(lag[begin:end]):.1f} s" for begin, end in _thirds(len(lag)))
+    yield "lag of rollups: most; in each third", f"{max(lag):.1f} s; {thirds}"
     delays = sorted(watched.bucket_delays)
     if delays:
         yield (
@@ -72,14 +73,27 @@ def _lag(watched: Watched) -> Iterator[Line]:
         )
 
 
-def _processor(started: Moment, ended: Moment) -> Iterator[Line]:
-    passed = ended.monotonic_seconds - started.monotonic_seconds
+def _processor(started: Moment, ended: Moment, watched: Watched) -> Iterator[Line]:
+    first, last = (started.monotonic_seconds, started.costs), (ended.monotonic_seconds, ended.costs)
+    looks = [first, *watched.costs_by_minute[1:], last]
     ours = 0.0
-    for part, cost in ended.costs.items():
-        share = (cost.cpu_seconds - started.costs.get(part, Cost()).cpu_seconds) / passed
+    for part in ended.costs:
+        share = _share(part, first, last)
         ours += share if part not in OUTSIDE else 0
-        yield f"CPU of one core: {part}", f"{share:.1%}"
+        thirds = ", ".join(f"{_share(part, looks[begin], looks[end]):.1%}" for begin, end in _thirds(len(looks) - 1))
+        yield f"CPU of one core; in each third: {part}", f"{share:.1%}; {thirds}"
     yield "CPU of one core: the installation", f"{ours:.1%}"
+
+
+def _share(part: str, before: Look, after: Look) -> float:
+    used = after[1].get(part, Cost()).cpu_seconds - before[1].get(part, Cost()).cpu_seconds
+    return used / (after[0] - before[0])
+
+
+def _thirds(length: int) -> list[tuple[int, int]]:
+    """Where the thirds of a list begin and end; of a short one, the whole of it."""
+    marks = [length * part // 3 for part in range(4)] if length >= _LEAST_FOR_THIRDS else [0, length]
+    return list(pairwise(marks))
 
 
 def _memory(ended: Moment, watched: Watched) -> Iterator[Line]:

@@ -21,6 +21,8 @@ class Watched:
     #: How long after its end a bucket was there for every series.
     bucket_delays: list[timedelta] = field(default_factory=list)
     peak_pss: dict[str, int] = field(default_factory=dict)
+    #: Seconds of the monotonic clock and the costs then, once a minute.
+    costs_by_minute: list[tuple[float, dict[str, Cost]]] = field(default_factory=list)
     _newest: datetime | None = None
 
     def look(self, connection: Connection) -> None:
@@ -32,8 +34,9 @@ class Watched:
                 self.bucket_delays.append(datetime.now(UTC) - newest - STEP)
             self._newest = newest
 
-    def remember_memory(self, found: dict[str, Cost]) -> None:
-        """Keep the most that each part ever held."""
+    def remember(self, found: dict[str, Cost]) -> None:
+        """Keep the costs, and the most memory that each part ever held."""
+        self.costs_by_minute.append((time.monotonic(), found))
         for part, cost in found.items():
             self.peak_pss[part] = max(cost.pss_bytes, self.peak_pss.get(part, 0))
 
