@@ -15,7 +15,7 @@ from aggregator.collectors.protocol import Batch, Collected, Target
 from aggregator.config.load import load_settings
 from aggregator.config.model import Settings
 from aggregator.exposition.series import Kind, SeriesKey
-from aggregator.rollups.buckets import from_milliseconds
+from aggregator.rollups.buckets import from_milliseconds, milliseconds
 from aggregator.stages.collect.store import FrameStore, Stored
 from aggregator.stages.rollup import Rollup
 from aggregator.storage import claims, registry, tables
@@ -92,6 +92,21 @@ class Installation:
         ]
         collected = Collected(target, batches[0].at, 0.01, tuple(batches), samples=len(batches))
         return self.collect_all([collected])[0]
+
+    def collect_two(self, target: Target, at: datetime, **values: float) -> Stored:
+        """Store `g`, a gauge, and `c`, the counter `c_total`, of the first target at one instant."""
+        keys = {"g": series_key("g", 0, Kind.GAUGE), "c": series_key("c_total", 0, Kind.COUNTER)}
+        return self.collect(target, {milliseconds(at): {keys[name]: value for name, value in values.items()}})
+
+    def marks(self) -> list[tuple[str, datetime, int | None]]:
+        """The ledger: tier, bucket and target of each row, finer tiers first."""
+        statement = (
+            select(tables.tiers.c.name, tables.dirty.c.bucket, tables.dirty.c.target_id)
+            .join(tables.tiers, tables.tiers.c.id == tables.dirty.c.tier_id)
+            .order_by(tables.tiers.c.step_seconds, tables.dirty.c.bucket)
+        )
+        with self.database.engine.connect() as connection:
+            return [(row.name, row.bucket, row.target_id) for row in connection.execute(statement)]
 
     def collect_all(self, collected: Sequence[Collected]) -> list[Stored]:
         """Store collections in one transaction."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,16 +14,10 @@ from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
 from aggregator.storage import publish, tables
 from aggregator.storage.announce import announce
-from tests.installation import Installation, series_key, settings_for
+from tests.installation import Installation, series_key
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 COUNTER = series_key("c_total", 0, Kind.COUNTER)
-
-
-@pytest.fixture
-def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
-    with closing(Installation(database_url, START, settings_for(tmp_path))) as made:
-        yield made
 
 
 def publish_tiers(installation: Installation, tiers: tuple[Tier, ...]) -> None:

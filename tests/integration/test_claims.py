@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -15,25 +13,12 @@ from aggregator.errors import LeaseLostError
 from aggregator.storage import claims, registry, tables
 from aggregator.storage.claims import Claim, Ended
 from aggregator.storage.engine import Connection, Database, transaction
-from tests.installation import Installation, settings_for
-from tests.sessions import PATIENCE, session, wait_for_blocked
+from tests.installation import Installation
+from tests.sessions import PATIENCE, wait_for_blocked
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STEP = timedelta(seconds=15)
 LEASE = timedelta(seconds=30)
-
-
-@pytest.fixture
-def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
-    with closing(Installation(database_url, START, settings_for(tmp_path))) as made:
-        yield made
-
-
-@pytest.fixture
-def other(database_url: str) -> Iterator[Database]:
-    """A second session."""
-    with session(database_url) as made:
-        yield made
 
 
 def claim_start(installation: Installation, *, at: datetime = START) -> Callable[[Connection], Claim | None]:

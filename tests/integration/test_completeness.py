@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import update
@@ -13,16 +10,10 @@ from sqlalchemy import update
 from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
 from aggregator.storage import tables
-from tests.installation import Installation, series_key, settings_for
+from tests.installation import Installation, series_key
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GAUGE = series_key("g", 0, Kind.GAUGE)
-
-
-@pytest.fixture
-def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
-    with closing(Installation(database_url, START, settings_for(tmp_path))) as made:
-        yield made
 
 
 def set_schedule(installation: Installation, *, interval_seconds: float, offset_seconds: float) -> None:

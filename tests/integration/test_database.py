@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,18 +15,12 @@ from aggregator.rollups.buckets import from_milliseconds, milliseconds
 from aggregator.stages.collect import store
 from aggregator.storage import frames, ledger, tables
 from aggregator.storage.engine import Connection
-from tests.installation import Installation, series_key, settings_for
+from tests.installation import Installation, series_key
 from tests.sessions import session
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STEP = timedelta(seconds=15)
 GAUGE = series_key("g", 0, Kind.GAUGE)
-
-
-@pytest.fixture
-def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
-    with closing(Installation(database_url, START, settings_for(tmp_path))) as made:
-        yield made
 
 
 def end_session(connection: Connection) -> None:

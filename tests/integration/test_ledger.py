@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import func, insert, select, text
 
-from aggregator.collectors.protocol import Target
-from aggregator.exposition.series import Kind, SeriesKey
+from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
 from aggregator.stages.collect.store import SETTLE
 from aggregator.stages.rollup import Rollup
 from aggregator.storage import blocks, frames, ledger, tables
 from aggregator.storage.engine import Connection, Database, transaction
 from aggregator.storage.series import register
-from tests.installation import LONG, Installation, series_key, settings_for
+from tests.installation import LONG, Installation, series_key
 from tests.sessions import PATIENCE, session, wait_for_blocked
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -30,39 +27,11 @@ GAUGE = series_key("g", 0, Kind.GAUGE)
 COUNTER = series_key("c_total", 0, Kind.COUNTER)
 
 
-@pytest.fixture
-def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
-    with closing(Installation(database_url, START, settings_for(tmp_path))) as made:
-        yield made
-
-
-@pytest.fixture
-def other(database_url: str) -> Iterator[Database]:
-    """A second session."""
-    with session(database_url) as made:
-        yield made
-
-
-def collect(installation: Installation, target: Target, at: datetime, **values: float) -> Any:
-    keys: dict[str, SeriesKey] = {"g": GAUGE, "c": COUNTER}
-    return installation.collect(target, {milliseconds(at): {keys[name]: value for name, value in values.items()}})
-
-
-def marks(installation: Installation) -> list[tuple[str, datetime, int | None]]:
-    statement = (
-        select(tables.tiers.c.name, tables.dirty.c.bucket, tables.dirty.c.target_id)
-        .join(tables.tiers, tables.tiers.c.id == tables.dirty.c.tier_id)
-        .order_by(tables.tiers.c.step_seconds, tables.dirty.c.bucket)
-    )
-    with installation.database.engine.connect() as connection:
-        return [tuple(row) for row in connection.execute(statement)]
-
-
 def test_a_locked_shard_is_skipped_by_others_and_lets_rows_refer_to_it(
     installation: Installation, other: Database
 ) -> None:
     (target,) = installation.targets(1)
-    collect(installation, target, START, g=1.0)
+    installation.collect_two(target, START, g=1.0)
     installation.now += timedelta(minutes=2)
     (shard_id,) = other.run(lambda found: ledger.due_shards(found, now=installation.now))
     with transaction(installation.database.engine) as connection:
@@ -94,7 +63,7 @@ def test_a_mark_that_commits_during_a_rollup_is_not_lost(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (target,) = installation.targets(1)
-    collect(installation, target, START, g=1.0)
+    installation.collect_two(target, START, g=1.0)
     installation.now += timedelta(minutes=2)
     read = frames.read_frames
     interrupted: list[bool] = []
@@ -105,7 +74,7 @@ def test_a_mark_that_commits_during_a_rollup_is_not_lost(
             interrupted.append(True)
             with closing(Installation(installation.url, installation.now, installation.settings)) as writer:
                 writer.now += timedelta(seconds=1)  # a claim of its own
-                collect(writer, target, START + STEP, g=5.0)
+                writer.collect_two(target, START + STEP, g=5.0)
         return found
 
     monkeypatch.setattr(Installation, "_make_source", lambda _self, _connection: installation.source_id)
@@ -122,8 +91,8 @@ def test_a_rollup_that_fails_leaves_its_marks_in_the_ledger(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (target,) = installation.targets(1)
-    collect(installation, target, START, g=1.0)
-    before = marks(installation)
+    installation.collect_two(target, START, g=1.0)
+    before = installation.marks()
     installation.now += timedelta(minutes=2)
 
     def fail(*_: Any, **__: Any) -> None:
@@ -133,9 +102,9 @@ def test_a_rollup_that_fails_leaves_its_marks_in_the_ledger(
         patched.setattr("aggregator.stages.rollup.write_rollups", fail)
         with pytest.raises(RuntimeError, match="in the middle"):
             installation.roll_up()
-    assert marks(installation) == before
+    assert installation.marks() == before
     assert installation.roll_up() == 2
-    assert [name for name, _, _ in marks(installation)] == ["1h"]
+    assert [name for name, _, _ in installation.marks()] == ["1h"]
 
 
 def test_a_shard_that_fails_holds_up_no_other_and_keeps_its_marks(
@@ -168,7 +137,7 @@ def test_a_series_that_is_registered_while_others_are_placed_gets_its_place_in_t
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (target,) = installation.targets(1)
-    collect(installation, target, START, g=1.0)
+    installation.collect_two(target, START, g=1.0)
     place_new_series = blocks.place_new_series
 
     def place_then_be_overtaken(connection: Connection, shard_id: int) -> int:
@@ -181,7 +150,7 @@ def test_a_series_that_is_registered_while_others_are_placed_gets_its_place_in_t
     with monkeypatch.context() as patched:
         patched.setattr(blocks, "place_new_series", place_then_be_overtaken)
         installation.roll_up()
-    collect(installation, target, START + STEP, g=2.0, c=7.0)
+    installation.collect_two(target, START + STEP, g=2.0, c=7.0)
     installation.now += timedelta(minutes=2)
     installation.roll_up()
     rows = installation.rows("metrics_1m")
@@ -190,19 +159,19 @@ def test_a_series_that_is_registered_while_others_are_placed_gets_its_place_in_t
 
 def test_the_same_sample_once_more_marks_nothing_and_writes_no_row(installation: Installation) -> None:
     (target,) = installation.targets(1)
-    collect(installation, target, START, g=1.0)
+    installation.collect_two(target, START, g=1.0)
     installation.now += timedelta(minutes=10)
     installation.roll_up()
-    before = marks(installation)
-    assert collect(installation, target, START, g=1.0).rejected == {}
-    assert marks(installation) == before
+    before = installation.marks()
+    assert installation.collect_two(target, START, g=1.0).rejected == {}
+    assert installation.marks() == before
 
 
 def test_batches_of_one_instant_are_merged_and_what_differs_is_counted(installation: Installation) -> None:
     (target,) = installation.targets(1)
-    assert collect(installation, target, START, g=1.0).rejected == {}
-    assert collect(installation, target, START, c=7.0).rejected == {}
-    assert collect(installation, target, START, g=2.0, c=7.0).rejected == {"replaced": 1}
+    assert installation.collect_two(target, START, g=1.0).rejected == {}
+    assert installation.collect_two(target, START, c=7.0).rejected == {}
+    assert installation.collect_two(target, START, g=2.0, c=7.0).rejected == {"replaced": 1}
     values = {metric: row["value"] for (metric, _, _), row in installation.rows("samples").items()}
     assert values == {"g": 2.0, "c_total": 7.0}
     with installation.database.engine.connect() as connection:
@@ -211,7 +180,7 @@ def test_batches_of_one_instant_are_merged_and_what_differs_is_counted(installat
 
 def test_two_writers_of_one_instant_lose_no_sample(installation: Installation, other: Database) -> None:
     (target,) = installation.targets(1)
-    collect(installation, target, START, g=1.0, c=1.0)
+    installation.collect_two(target, START, g=1.0, c=1.0)
     map_id = other.run(lambda found: found.execute(select(tables.frame_maps.c.id)).scalar_one())
     at = START + STEP
     nan = float("nan")

@@ -2,60 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import select
 
-from aggregator.collectors.protocol import Target
-from aggregator.exposition.series import Kind, SeriesKey
-from aggregator.rollups.buckets import milliseconds
 from aggregator.stages.maintain import Maintain
 from aggregator.storage import catalog, frames, ledger, partitions, retention, tables
 from aggregator.storage.engine import Connection, Database, transaction
 from aggregator.storage.partitions import SAMPLES
-from tests.installation import Installation, series_key, settings_for
-from tests.sessions import PATIENCE, session, wait_for_blocked
+from tests.installation import Installation
+from tests.sessions import PATIENCE, wait_for_blocked
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STEP = timedelta(seconds=15)
-GAUGE = series_key("g", 0, Kind.GAUGE)
-COUNTER = series_key("c_total", 0, Kind.COUNTER)
-
-
-@pytest.fixture
-def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
-    with closing(Installation(database_url, START, settings_for(tmp_path))) as made:
-        yield made
-
-
-@pytest.fixture
-def other(database_url: str) -> Iterator[Database]:
-    """A second session."""
-    with session(database_url) as made:
-        yield made
-
-
-def collect(installation: Installation, target: Target, at: datetime, **values: float) -> Any:
-    keys: dict[str, SeriesKey] = {"g": GAUGE, "c": COUNTER}
-    return installation.collect(target, {milliseconds(at): {keys[name]: value for name, value in values.items()}})
-
-
-def marks(installation: Installation) -> list[tuple[str, datetime, int | None]]:
-    statement = (
-        select(tables.tiers.c.name, tables.dirty.c.bucket, tables.dirty.c.target_id)
-        .join(tables.tiers, tables.tiers.c.id == tables.dirty.c.tier_id)
-        .order_by(tables.tiers.c.step_seconds, tables.dirty.c.bucket)
-    )
-    with installation.database.engine.connect() as connection:
-        return [tuple(row) for row in connection.execute(statement)]
 
 
 def oldest_partition(connection: Connection) -> tuple[partitions.Partition, retention.Needs]:
@@ -68,7 +32,7 @@ def test_a_partition_is_locked_before_the_ledger_is_asked(
     installation: Installation, other: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (target,) = installation.targets(1)
-    collect(installation, target, START, g=1.0)
+    installation.collect_two(target, START, g=1.0)
     shard_id = other.run(lambda found: ledger.due_shards(found, now=START + timedelta(hours=1))[0])
     map_id = other.run(lambda found: found.execute(select(tables.frame_maps.c.id)).scalar_one())
     oldest, needs = other.run(oldest_partition)
@@ -98,7 +62,7 @@ def test_a_partition_is_locked_before_the_ledger_is_asked(
 
 def test_maintain_drops_what_is_past_its_retention_only_once_it_was_rolled_up(installation: Installation) -> None:
     (target,) = installation.targets(1)
-    collect(installation, target, START, g=1.0)
+    installation.collect_two(target, START, g=1.0)
     maintain = Maintain(installation.database, "test")
     installation.now += timedelta(days=3, hours=1)
     done = maintain.run(clock=lambda: installation.now)
@@ -115,7 +79,7 @@ def test_maintain_drops_what_is_past_its_retention_only_once_it_was_rolled_up(in
 
 def test_no_partition_is_dropped_behind_one_that_is_still_needed(installation: Installation) -> None:
     (target,) = installation.targets(1)
-    collect(installation, target, START, g=1.0)
+    installation.collect_two(target, START, g=1.0)
     installation.now += timedelta(days=5)
     done = Maintain(installation.database, "test").run(clock=lambda: installation.now)
     assert done is not None
@@ -126,7 +90,7 @@ def test_no_partition_is_dropped_behind_one_that_is_still_needed(installation: I
 
 def test_no_rollups_are_dropped_that_are_still_to_be_written(installation: Installation) -> None:
     (target,) = installation.targets(1)
-    collect(installation, target, START, g=1.0)
+    installation.collect_two(target, START, g=1.0)
     installation.now += timedelta(days=20)
     done = Maintain(installation.database, "test").run(clock=lambda: installation.now)
     assert done is not None
@@ -173,12 +137,12 @@ def test_a_partition_that_is_being_read_stays_until_the_next_time(installation: 
 def test_samples_past_the_retention_are_refused_counted_and_change_no_rollup(installation: Installation) -> None:
     (target,) = installation.targets(1)
     for place in range(4):
-        collect(installation, target, START + place * STEP, g=float(place))
+        installation.collect_two(target, START + place * STEP, g=float(place))
     installation.now += timedelta(days=3, hours=1)
     installation.roll_up()
     Maintain(installation.database, "test").run(clock=lambda: installation.now)
     before = installation.rows("metrics_1m")
-    stored = collect(installation, target, START + STEP / 2, g=100.0)
+    stored = installation.collect_two(target, START + STEP / 2, g=100.0)
     assert (stored.samples, stored.rejected) == (0, {"too_old": 1})
     # A mark that should not be there harms nothing: no input is worse than what is stored.
     finest = installation.database.run(catalog.read_installation).finest[0]
@@ -187,13 +151,13 @@ def test_samples_past_the_retention_are_refused_counted_and_change_no_rollup(ins
     installation.database.run(lambda found: ledger.mark(found, [mark], now=installation.now))
     installation.roll_up()
     assert installation.rows("metrics_1m") == before
-    assert marks(installation) == []
+    assert installation.marks() == []
 
 
 def test_a_late_sample_is_refused_where_the_rollups_that_it_changes_are_gone(installation: Installation) -> None:
     (target,) = installation.targets(1)
     for place in range(8):
-        collect(installation, target, START + place * STEP, c=float(place))
+        installation.collect_two(target, START + place * STEP, c=float(place))
     table = tables.tiers
     short = table.update().where(table.c.name == "1m").values(retention_seconds=6 * 3_600)
     installation.database.run(lambda found: found.execute(short))
@@ -201,20 +165,20 @@ def test_a_late_sample_is_refused_where_the_rollups_that_it_changes_are_gone(ins
     installation.roll_up()
     Maintain(installation.database, "test").run(clock=lambda: installation.now)
     before = installation.rows("metrics_5m")
-    assert collect(installation, target, START + STEP / 2, c=0.5).rejected == {"too_old": 1}
+    assert installation.collect_two(target, START + STEP / 2, c=0.5).rejected == {"too_old": 1}
     midnight = START.replace(hour=0) + timedelta(days=1)
-    assert collect(installation, target, midnight + timedelta(minutes=4), c=9.0).rejected == {"too_old": 1}
-    assert collect(installation, target, midnight + timedelta(minutes=5), c=9.0).rejected == {}
+    assert installation.collect_two(target, midnight + timedelta(minutes=4), c=9.0).rejected == {"too_old": 1}
+    assert installation.collect_two(target, midnight + timedelta(minutes=5), c=9.0).rejected == {}
     installation.roll_up()
     assert before.items() <= installation.rows("metrics_5m").items()
 
 
 def test_a_late_sample_within_the_retention_is_taken_and_counted(installation: Installation) -> None:
     (target,) = installation.targets(1)
-    collect(installation, target, START, g=1.0)
+    installation.collect_two(target, START, g=1.0)
     installation.now += timedelta(hours=1)
     installation.roll_up()
-    stored = collect(installation, target, START + STEP, g=3.0)
+    stored = installation.collect_two(target, START + STEP, g=3.0)
     assert (stored.samples, stored.late, stored.rejected) == (1, 1, {})
     installation.now += timedelta(days=1)
     installation.roll_up()

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
 from tests import oracle
-from tests.installation import Installation, series_key, settings_for
+from tests.installation import Installation, series_key
 
 START = datetime(2026, 3, 1, 11, 50, tzinfo=UTC)
 LOOKBACK_MS = 300_000
 STEPS_SECONDS = {"metrics_1m": 60, "metrics_5m": 300, "metrics_1h": 3_600, "metrics_1d": 86_400}
-
-
-@pytest.fixture
-def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
-    made = Installation(database_url, START, settings_for(tmp_path))
-    yield made
-    made.close()
 
 
 def scripted_samples(randomness: random.Random, key: SeriesKey, seconds: int) -> dict[int, float]:

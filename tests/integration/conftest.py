@@ -1,0 +1,27 @@
+"""A published installation for each test, and a second session beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from aggregator.storage.engine import Database
+from tests.installation import Installation, settings_for
+from tests.sessions import session
+
+
+@pytest.fixture
+def installation(database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Installation]:
+    """An installation whose clock stands at the `START` of the test's module."""
+    with closing(Installation(database_url, request.module.START, settings_for(tmp_path))) as made:
+        yield made
+
+
+@pytest.fixture
+def other(database_url: str) -> Iterator[Database]:
+    """A second session."""
+    with session(database_url) as made:
+        yield made
