@@ -8,9 +8,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-import psycopg2
 import pytest
 import redis
 
@@ -18,6 +16,7 @@ from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.embedded.valkey import EmbeddedValkey
 from aggregator.embedded.wheels import postgres_binaries, valkey_binary
 from aggregator.storage.migrate import upgrade
+from tests.databases import create_database, drop_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,8 +44,7 @@ def postgres_server(open_directory: Path) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture(scope="session")
 def migrated_template(postgres_server: EmbeddedPostgres) -> str:
     """The name of a database with the schema at head, to be copied."""
-    _administer(postgres_server, f"CREATE DATABASE {_TEMPLATE}")
-    upgrade(_database_url(postgres_server, _TEMPLATE))
+    upgrade(create_database(postgres_server, _TEMPLATE))
     return _TEMPLATE
 
 
@@ -89,17 +87,5 @@ def _emptied(url: str, client_url: str) -> str:
 
 def _fresh_database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
-    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield _database_url(server, name)
-    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _database_url(server: EmbeddedPostgres, name: str) -> str:
-    return urlsplit(server.url)._replace(path=f"/{name}").geturl()
-
-
-def _administer(server: EmbeddedPostgres, statement: str) -> None:
-    with closing(psycopg2.connect(_database_url(server, "postgres"))) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
+    yield create_database(server, name, template=template)
+    drop_database(server, name)

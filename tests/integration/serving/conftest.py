@@ -7,9 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-import psycopg2
 import pytest
 from sqlalchemy import Connection, func, insert, select, update
 
@@ -18,6 +16,7 @@ from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
 from aggregator.storage import claims, registry, tables
 from aggregator.storage.engine import Database
+from tests.databases import create_database, drop_database
 from tests.installation import Installation, settings_for
 
 if TYPE_CHECKING:
@@ -47,9 +46,8 @@ def filled(
     postgres_server: EmbeddedPostgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, int]:
     """The name of a database with six minutes of samples, rolled up, to be copied; and the id of its source."""
-    administer(postgres_server, f"CREATE DATABASE filled_template TEMPLATE {migrated_template}")
     now = datetime.now(UTC)
-    url = database_of(postgres_server, "filled_template")
+    url = create_database(postgres_server, "filled_template", template=migrated_template)
     with closing(Installation(url, now, settings_for(tmp_path_factory.mktemp("filled")))) as made:
         fill(made, now)
         return "filled_template", made.source_id
@@ -73,23 +71,12 @@ def shared(filled: tuple[str, int], postgres_server: EmbeddedPostgres) -> Iterat
 def copied(filled: tuple[str, int], postgres_server: EmbeddedPostgres, now: datetime) -> Iterator[Past]:
     template, source_id = filled
     name = f"past_{uuid.uuid4().hex}"
-    administer(postgres_server, f"CREATE DATABASE {name} TEMPLATE {template}")
-    database = Database.connect(database_of(postgres_server, name), application="test")
+    url = create_database(postgres_server, name, template=template)
+    database = Database.connect(url, application="test")
     database.run(lambda connection: _mark(connection, now))
-    yield Past(database_of(postgres_server, name), database, source_id)
+    yield Past(url, database, source_id)
     database.dispose()
-    administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def database_of(server: EmbeddedPostgres, name: str) -> str:
-    return urlsplit(server.url)._replace(path=f"/{name}").geturl()
-
-
-def administer(server: EmbeddedPostgres, statement: str) -> None:
-    with closing(psycopg2.connect(database_of(server, "postgres"))) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
+    drop_database(postgres_server, name)
 
 
 def fill(made: Installation, now: datetime) -> None:
