@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
 import socket
 
 import psutil
@@ -11,13 +12,20 @@ import psutil
 from aggregator.errors import EnvironmentRefusedError
 
 LOOPBACK = "127.0.0.1"
+#: From here to there: above what well-known services use, below the usual ephemeral range (32768 and up).
+_PORTS = (15_000, 32_000)
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on just now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback address that nobody listens on just now.
+
+    It lies below the range from which outgoing connections get theirs, or one of them might have it a moment later.
+    """
+    while True:
+        port = random.randrange(*_PORTS)  # noqa: S311 - nothing is secured by it
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
 
 
 def require_free(host: str, port: int, *, what: str, setting: str) -> None:

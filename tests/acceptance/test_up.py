@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -152,10 +151,7 @@ def test_it_shows_samples_then_stops_without_a_trace_and_goes_on_with_the_same_d
     assert not (up.data_dir / "servers.json").exists()
     assert not (up.data_dir / "up.lock").exists()
 
-    began = time.monotonic()
     up.start()
-    up.says("servers up")
-    assert time.monotonic() - began < 3
     up.says("schema ready")
     assert up.ask("SELECT count(*) FROM aggregator.samples") > 0
     assert urlsplit(json.loads((up.data_dir / "servers.json").read_text())["database_url"]) == url

@@ -51,6 +51,9 @@ FIELDS = {
     },
 }  # fmt: skip
 
+#: A second on an idle machine; what hangs takes at least twice as long on any.
+SOON_SECONDS = 8
+
 
 @dataclass
 class Site:
@@ -212,11 +215,11 @@ def test_a_database_without_a_schema_is_not_ready(empty_database_url: str) -> No
         assert "aggregator db migrate" in site.json("/api/v1/status")["problems"][0]
 
 
-def test_without_a_database_the_rest_is_served_within_about_a_second(site_without_database: Site) -> None:
+def test_without_a_database_the_rest_is_served_without_hanging(site_without_database: Site) -> None:
     site = site_without_database
     started = time.monotonic()
     found = site.metrics()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < SOON_SECONDS
     assert found == {("database_up", ()): 0, ("cache_up", ()): 1}
     assert_clean(site.get("/metrics")[2])
     status = site.json("/api/v1/status")
@@ -229,14 +232,14 @@ def test_without_a_database_the_rest_is_served_within_about_a_second(site_withou
     assert site.get("/api/v1/summaries/x")[0] == 503
 
 
-def test_a_database_that_accepts_and_says_nothing_is_down_within_about_a_second() -> None:
+def test_a_database_that_accepts_and_says_nothing_is_down_without_hanging() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with serving(Addresses(f"postgresql://u@127.0.0.1:{port}/d")) as site:
             started = time.monotonic()
             assert site.metrics() == {("database_up", ()): 0}
             assert site.get("/-/healthy")[0] == 200
-            assert time.monotonic() - started < 2.5
+            assert time.monotonic() - started < SOON_SECONDS
 
 
 def test_it_recovers_when_the_database_has_closed_its_connections(own_site: Site, installation: Past) -> None:
