@@ -155,10 +155,12 @@ series = Table(
     Column("metric", Text, nullable=False),
     Column("labels", JSONB, nullable=False),
     Column("created_at", _instant(), nullable=False),
+    Column("has_sketch", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("target_id", "identity_hash"),
     UniqueConstraint("block_id", "position"),
     Index("series_metric_idx", "metric"),
     Index("series_unplaced_idx", "target_id", postgresql_where=text("block_id IS NULL")),
+    Index("series_sketched_idx", "block_id", postgresql_where=text("has_sketch")),
 )
 
 #: The append-only list of a target's series that sample frames follow.
@@ -173,6 +175,7 @@ frame_maps = Table(
 )
 
 #: All values of one target at one instant, in the order of its frame map; NaN means no sample.
+#: `places`: where few of a map's series have a sample, the places (from 1) of `values`; NULL: they are the first ones.
 sample_frame = Table(
     "sample_frame",
     metadata,
@@ -181,10 +184,12 @@ sample_frame = Table(
     Column("at", _instant(), primary_key=True),
     Column("received_at", _instant(), nullable=False),
     Column("values", ARRAY(Double), nullable=False),
+    Column("places", ARRAY(Integer)),
     postgresql_partition_by="RANGE (at)",
 )
 
 #: A step with its retention. `parent_id`: the finer tier that it is built from; NULL is built from samples.
+#: `step_months`: calendar months of a step that is no fixed time; `step_seconds` is then their average length.
 tiers = Table(
     "tiers",
     metadata,
@@ -195,6 +200,8 @@ tiers = Table(
     Column("timezone", Text, nullable=False),
     Column("parent_id", SmallInteger, ForeignKey("tiers.id")),
     Column("active", Boolean, nullable=False),
+    Column("step_months", SmallInteger, nullable=False, server_default=text("0")),
+    Column("verify_mismatches", BigInteger, nullable=False, server_default=text("0")),
 )
 
 #: At most 64 series of one shard and one kind; `size` positions are taken.
@@ -231,6 +238,20 @@ rollup = Table(
     postgresql_partition_by="LIST (tier_id)",
 )
 
+#: How the samples of some series of a block are distributed in a bucket: parallel arrays, ordered by position and key.
+sketch = Table(
+    "sketch",
+    metadata,
+    Column("bucket", _instant(), nullable=False),
+    Column("block_id", Integer, nullable=False),
+    Column("tier_id", SmallInteger, nullable=False),
+    Column("positions", ARRAY(SmallInteger), nullable=False),
+    Column("keys", ARRAY(Integer), nullable=False),
+    Column("counts", ARRAY(Integer), nullable=False),
+    PrimaryKeyConstraint("tier_id", "block_id", "bucket"),
+    postgresql_partition_by="LIST (tier_id)",
+)
+
 #: Inputs that changed since they were last rolled up. Writers only append. `target_id` NULL: all of the shard.
 dirty = Table(
     "dirty",
@@ -243,7 +264,7 @@ dirty = Table(
     Column("marked", _instant(), nullable=False),
     Column("backfill", Boolean, nullable=False, server_default=text("false")),
     Index("dirty_shard_id_bucket_idx", "shard_id", "bucket"),
-    Index("dirty_due_idx", "due"),
+    Index("dirty_due_idx", "backfill", "due"),
 )
 
 #: One row per shard and slot; arrays run parallel to `target_ids`. outcome: 0 pending, 1 ok, 2 failed.
@@ -323,6 +344,29 @@ retained = Table(
     Column("dropped_before", _instant(), nullable=False),
 )
 
+#: When backfill last wrote to a partition whose time had passed: its retention counts from then.
+partition_writes = Table(
+    "partition_writes",
+    metadata,
+    Column("table_name", Text, primary_key=True),
+    Column("tier_id", SmallInteger, primary_key=True, autoincrement=False, server_default=text("0")),
+    Column("start", _instant(), primary_key=True),
+    Column("last_written", _instant(), nullable=False),
+)
+
+#: Recomputations that were asked for; newest first, so what is marked reaches from `until` down to `marked_down_to`.
+recomputations = Table(
+    "recomputations",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("selector", Text, nullable=False),
+    Column("since", _instant(), nullable=False),
+    Column("until", _instant(), nullable=False),
+    Column("marked_down_to", _instant(), nullable=False),
+    Column("started_at", _instant(), nullable=False),
+    Column("finished_at", _instant()),
+)
+
 __all__ = [
     "SCHEMA",
     "blocks",
@@ -332,6 +376,8 @@ __all__ = [
     "installation",
     "metadata",
     "nodes",
+    "partition_writes",
+    "recomputations",
     "retained",
     "rollup",
     "runs",
@@ -339,6 +385,7 @@ __all__ = [
     "series",
     "shard_slots",
     "shards",
+    "sketch",
     "sources",
     "summaries",
     "targets",
