@@ -1,4 +1,4 @@
-"""Sparse frames, sketches, calendar months, what backfill and verification have to remember; no statistics of arrays."""
+"""Sparse frames, sketches, calendar months, and what backfill and verification remember; arrays without statistics."""
 
 from __future__ import annotations
 
