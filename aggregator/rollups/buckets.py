@@ -1,12 +1,14 @@
-"""Buckets: half-open intervals by epoch arithmetic, or from local midnight to local midnight."""
+"""Buckets: half-open intervals by epoch arithmetic, or by the calendar of a zone."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from zoneinfo import ZoneInfo
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from aggregator.rollups.periods import Periods, origin
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ONE_DAY = timedelta(days=1)
@@ -16,42 +18,49 @@ _ONE_DAY = timedelta(days=1)
 class Ladder:
     """The buckets of one tier: a step, and the zone at whose midnight a day begins.
 
-    In UTC, and for steps shorter than a day, buckets are multiples of the step since 1970-01-01T00:00Z. A step of whole
-    days in another zone begins at local midnight; such a day has 23 or 25 hours when the clock changes.
+    In UTC, and for steps that are no whole days, buckets are multiples of the step since 1970-01-01T00:00Z, whole weeks
+    since the Monday after. Whole days of another zone begin at local midnight, and have 23 or 25 hours when its clock
+    changes. A step of `months` begins on the first of a month; `step` is then its average length.
     """
 
     step: timedelta
     timezone: str = "UTC"
+    months: int = field(default=0, kw_only=True)
 
     @property
-    def is_local(self) -> bool:
-        """Whether buckets follow the calendar of a zone instead of the epoch."""
-        return self.timezone != "UTC" and self.step % _ONE_DAY == timedelta(0)
+    def is_calendar(self) -> bool:
+        """Whether buckets follow the calendar of a zone, and so differ in length."""
+        return self.months > 0 or (self.timezone != "UTC" and self.step % _ONE_DAY == timedelta(0))
 
     def start_of(self, instant: datetime) -> datetime:
         """The start (UTC) of the bucket that holds `instant`; a naive instant is refused with ValueError."""
         require_aware(instant)
-        if not self.is_local:
-            return floor_to(instant, self.step)
-        zone = ZoneInfo(self.timezone)
-        days = self.step // _ONE_DAY
-        ordinal = instant.astimezone(zone).date().toordinal()
-        first = ordinal - (ordinal - EPOCH.date().toordinal()) % days
-        return _midnight(date.fromordinal(first), zone)
+        if not self.is_calendar:
+            first = origin(self.step)
+            return floor_to(instant - first, self.step) + first
+        periods = self._periods
+        return periods.start(periods.holding(instant))
 
     def end_of(self, start: datetime) -> datetime:
         """The end (UTC, exclusive) of the bucket that starts at `start`."""
-        if not self.is_local:
+        if not self.is_calendar:
             return start + self.step
-        zone = ZoneInfo(self.timezone)
-        first = start.astimezone(zone).date()
-        return _midnight(first + self.step, zone)
+        periods = self._periods
+        return periods.start(periods.holding(start) + 1)
 
+    def starts(self, since: datetime, until: datetime) -> Iterator[datetime]:
+        """The starts (UTC) of the buckets that reach into the half-open interval, oldest first."""
+        if self.is_calendar:
+            yield from self._periods.starts(since, until)
+            return
+        start = self.start_of(since)
+        while start < until:
+            yield start
+            start += self.step
 
-def _midnight(day: date, zone: ZoneInfo) -> datetime:
-    """The first instant of a local day; where the clock skips midnight, that is the first one after the gap."""
-    # Through UTC and back: a local time inside a gap comes out moved by the gap's length.
-    return datetime.combine(day, time(), tzinfo=zone).astimezone(UTC)
+    @property
+    def _periods(self) -> Periods:
+        return Periods(self.timezone, days=0 if self.months else self.step // _ONE_DAY, months=self.months)
 
 
 def require_aware(instant: datetime) -> None:

@@ -46,6 +46,17 @@ class Statistics:
         values["last_at"] = np.zeros(shape, dtype=np.int64)
         return cls(**values)
 
+    def at(self, cells: Integers) -> Statistics:
+        """The statistics of some series: `cells` counts through the arrays as if each were one row; shape (n,)."""
+        return Statistics(**{field.name: getattr(self, field.name).reshape(-1)[cells] for field in fields(self)})
+
+    def replaced(self, cells: Integers, statistics: Statistics) -> Statistics:
+        """A copy with other statistics (shape (n,)) of some series; `cells` as in `at`."""
+        values = {field.name: getattr(self, field.name).copy() for field in fields(self)}
+        for name, whole in values.items():
+            whole.reshape(-1)[cells] = getattr(statistics, name)
+        return Statistics(**values)
+
     def where(self, condition: npt.NDArray[np.bool_], other: Statistics) -> Statistics:
         """These statistics where the condition holds, the other ones elsewhere."""
         return Statistics(

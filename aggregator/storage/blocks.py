@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy import Connection, func, insert, select, text, update
 
 from aggregator.exposition.series import Kind
 from aggregator.storage import tables
@@ -181,6 +181,17 @@ def _read_layouts(connection: Connection, map_ids: Sequence[int]) -> dict[int, L
 def _layout(places: Sequence[tuple[int, int, bool]]) -> Layout:
     block_id, position, is_counter = (np.array(column) for column in zip(*places, strict=True))
     return Layout(block_id.astype(np.int64), position.astype(np.int64), is_counter.astype(np.bool_))
+
+
+def cells_of_shard(connection: Connection, shard_id: int) -> int:
+    """How many cells the blocks of a shard have, or will have once the series of its targets are placed.
+
+    Uses indexes: blocks_shard_id_kind_idx, targets_shard_id_idx.
+    """
+    blocks, targets = tables.blocks, tables.targets
+    placed = select(func.count() * BLOCK_SERIES).where(blocks.c.shard_id == shard_id).scalar_subquery()
+    weighed = select(func.sum(targets.c.weight)).where(targets.c.shard_id == shard_id).scalar_subquery()
+    return int(connection.execute(select(func.greatest(placed, weighed, 0))).scalar_one())
 
 
 def shard_grid(connection: Connection, shard_id: int) -> Grid:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, delete, func, insert, select
+from sqlalchemy import Connection, and_, delete, func, insert, literal, select, union_all
 
 from aggregator.storage import tables
 
@@ -43,16 +43,33 @@ def mark(connection: Connection, marks: Iterable[Mark], *, now: datetime) -> Non
         connection.execute(insert(_DIRTY), rows)
 
 
-def due_shards(connection: Connection, *, now: datetime, limit: int = 1_000) -> list[int]:
-    """Shards with due ledger rows, live before backfill, longest due first. Uses index: dirty_due_idx."""
-    statement = (
-        select(_DIRTY.c.shard_id)
-        .where(_DIRTY.c.due <= now)
-        .group_by(_DIRTY.c.shard_id)
-        .order_by(func.bool_and(_DIRTY.c.backfill), func.min(_DIRTY.c.due))
-        .limit(limit)
+#: So many of the longest due backfill marks are looked at to find shards: a large backfill has millions.
+_BACKFILL_LOOKED_AT = 5_000
+
+
+def due_shards(
+    connection: Connection, *, now: datetime, only: Collection[int] | None = None, limit: int = 1_000
+) -> list[int]:
+    """Shards with due ledger rows, live before backfill, longest due first; `only` leaves out all other shards.
+
+    Uses index: dirty_due_idx.
+    """
+    live, backfill = (
+        select(_DIRTY.c.shard_id, _DIRTY.c.due).where(
+            _DIRTY.c.backfill.is_(is_backfill),
+            _DIRTY.c.due <= now,
+            *([_DIRTY.c.shard_id.in_(sorted(only))] if only is not None else []),
+        )
+        for is_backfill in (False, True)
     )
-    return list(connection.execute(statement).scalars())
+    marks = union_all(
+        live.add_columns(literal(0).label("urgency")),
+        select(backfill.order_by(_DIRTY.c.due).limit(_BACKFILL_LOOKED_AT).subquery(), literal(1)),
+    ).subquery()
+    first = func.min(marks.c.urgency), func.min(marks.c.due)
+    return list(
+        connection.execute(select(marks.c.shard_id).group_by("shard_id").order_by(*first).limit(limit)).scalars()
+    )
 
 
 def lock_shard(connection: Connection, shard_id: int) -> bool:
@@ -75,25 +92,27 @@ class Work:
 
 
 def take(connection: Connection, shard_id: int, *, now: datetime, most_buckets: int) -> Work | None:
-    """Take off what is due next for a locked shard: live before backfill, finer tiers first, oldest first.
+    """Take off what is due next for a locked shard: live before backfill, finer tiers first.
 
-    The caller reads its inputs in later statements: whatever is committed by then is in them, and a row that is not
-    visible here stays in the ledger. Uses index: dirty_shard_id_bucket_idx.
+    Live marks go oldest first, backfill newest first: what people look at most is right first. The caller reads its
+    inputs in later statements: whatever is committed by then is in them, and a row that is not visible here stays in
+    the ledger. Uses index: dirty_shard_id_bucket_idx.
     """
-    is_backfill = func.bool_and(_DIRTY.c.backfill)
-    due = connection.execute(
-        select(_DIRTY.c.tier_id, _DIRTY.c.bucket, is_backfill.label("backfill"))
-        .join(tables.tiers, tables.tiers.c.id == _DIRTY.c.tier_id)
-        .where(_DIRTY.c.shard_id == shard_id, _DIRTY.c.due <= now)
-        .group_by(_DIRTY.c.tier_id, _DIRTY.c.bucket, tables.tiers.c.step_seconds)
-        .order_by(is_backfill, tables.tiers.c.step_seconds, _DIRTY.c.bucket)
-        .limit(most_buckets)
-    ).all()
-    if not due:
-        return None
-    first = due[0]
-    buckets = [row.bucket for row in due if (row.tier_id, row.backfill) == (first.tier_id, first.backfill)]
-    return Work(first.tier_id, first.backfill, _delete(connection, shard_id, first.tier_id, buckets))
+    for is_backfill in (False, True):
+        oldest_or_newest_first = _DIRTY.c.bucket.desc() if is_backfill else _DIRTY.c.bucket
+        due = connection.execute(
+            select(_DIRTY.c.tier_id, _DIRTY.c.bucket)
+            .join(tables.tiers, tables.tiers.c.id == _DIRTY.c.tier_id)
+            .where(_DIRTY.c.shard_id == shard_id, _DIRTY.c.due <= now, _DIRTY.c.backfill.is_(is_backfill))
+            .group_by(_DIRTY.c.tier_id, _DIRTY.c.bucket, tables.tiers.c.step_seconds)
+            .order_by(tables.tiers.c.step_seconds, oldest_or_newest_first)
+            .limit(most_buckets)
+        ).all()
+        if due:
+            tier_id = due[0].tier_id
+            buckets = [row.bucket for row in due if row.tier_id == tier_id]
+            return Work(tier_id, is_backfill, _delete(connection, shard_id, tier_id, buckets))
+    return None
 
 
 def _delete(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -87,26 +87,6 @@ def _column(name: str) -> ColumnElement[Any]:
     return func.coalesce(column, unknown).label(name)
 
 
-def read_bucket(
-    connection: Connection,
-    *,
-    tier_id: int,
-    is_finest: bool,
-    grid: Grid,
-    bucket: datetime,
-) -> Stored:
-    """What stands in one bucket now; no sample and no row where it was never computed. Uses index: rollup_pkey."""
-    found = read_rollups(
-        connection,
-        tier_id=tier_id,
-        is_finest=is_finest,
-        grid=grid,
-        since=bucket,
-        until=bucket + timedelta(microseconds=1),
-    )
-    return found.get(bucket) or Stored.nothing(len(grid.block_ids))
-
-
 def _scatter(
     found: dict[datetime, Stored], rows: Rows, wanted: tuple[str, ...], block_ids: npt.NDArray[np.int64]
 ) -> None:
@@ -125,56 +105,62 @@ def _scatter(
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """Which bucket of which tier is written."""
+class Changed:
+    """The rollups of a bucket of which some lines (blocks; bool of shape (blocks,)) are to be written."""
+
+    bucket: datetime
+    rollups: Stored
+    lines: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TierRows:
+    """Which tier's rows are written, and their blocks."""
 
     tier_id: int
     is_finest: bool
-    start: datetime
+    grid: Grid
 
 
-def write_rollups(
-    connection: Connection, bucket: Bucket, *, grid: Grid, rollups: Stored, lines: npt.NDArray[np.bool_]
-) -> int:
-    """Write the given lines: new rows by COPY, existing ones replaced in place; gives the number of rows.
+def write_rollups(connection: Connection, rows: TierRows, changed: Sequence[Changed]) -> int:
+    """Write the changed lines: new rows by one COPY, existing ones replaced in place; gives the number of rows.
 
     The caller holds the shard's lock, so `rollups.has_row` stays true.
     """
-    fresh = _encoded(bucket, grid, rollups, lines & ~rollups.has_row)
+    fresh = [part for one in changed for part in _encoded(rows, one, one.lines & ~one.rollups.has_row)]
     if fresh:
         copy_in(connection, 'aggregator."rollup"', _ALL_NAMES, fresh)
-    replaced = _encoded(bucket, grid, rollups, lines & rollups.has_row)
-    if replaced:
-        ids = grid.block_ids[lines & rollups.has_row].tolist()
-        _replace(connection, replaced, {"tier_id": bucket.tier_id, "bucket": bucket.start, "block_ids": ids})
-    return int(np.count_nonzero(lines))
+    _replace(connection, rows, [one for one in changed if (one.lines & one.rollups.has_row).any()])
+    return sum(int(np.count_nonzero(one.lines)) for one in changed)
 
 
-def _encoded(bucket: Bucket, grid: Grid, rollups: Stored, chosen: npt.NDArray[np.bool_]) -> list[bytes]:
+def _encoded(rows: TierRows, changed: Changed, chosen: npt.NDArray[np.bool_]) -> list[bytes]:
     """The chosen lines as COPY data, grouped by kind and by how many positions of a block are in use."""
+    if not chosen.any():
+        return []
     parts: list[bytes] = []
-    statistics = rollups.statistics
+    grid, statistics = rows.grid, changed.rollups.statistics
     used = _used_positions(statistics.count)
     for counters in (False, True):
-        names = _names(is_counter=counters, is_finest=bucket.is_finest)
+        names = _names(is_counter=counters, is_finest=rows.is_finest)
         of_kind = chosen & (grid.is_counter == counters)
         for width in np.unique(used[of_kind]):
             here = of_kind & (used == width)
-            columns = _keys(bucket, grid.block_ids[here], rollups.slots_due[here])
+            columns = _keys(rows.tier_id, changed.bucket, grid.block_ids[here], changed.rollups.slots_due[here])
             columns |= {name: getattr(statistics, name)[here, :width] for name in names}
             parts.append(encode(_TABLE, _ALL_NAMES, Rows(columns)))
     return parts
 
 
 def _keys(
-    bucket: Bucket, block_ids: npt.NDArray[np.int64], slots_due: npt.NDArray[np.int64]
+    tier_id: int, bucket: datetime, block_ids: npt.NDArray[np.int64], slots_due: npt.NDArray[np.int64]
 ) -> dict[str, npt.NDArray[Any]]:
     count = len(block_ids)
     return {
-        "bucket": np.repeat(wire_instants([bucket.start]), count),
+        "bucket": np.repeat(wire_instants([bucket]), count),
         "block_id": block_ids,
         "slots_due": slots_due,
-        "tier_id": np.full(count, bucket.tier_id),
+        "tier_id": np.full(count, tier_id),
     }
 
 
@@ -198,13 +184,19 @@ _UPDATE = text(
     f"UPDATE aggregator.rollup AS stored SET {_ASSIGNMENTS} FROM pg_temp.rollup_staging AS staged"  # noqa: S608 - names of our own table
     # Said as values too, so that one partition is looked at, and by its index.
     " WHERE stored.tier_id = :tier_id AND stored.bucket = :bucket AND stored.block_id = ANY(:block_ids)"
-    " AND staged.block_id = stored.block_id"
+    " AND staged.bucket = :bucket AND staged.block_id = stored.block_id"
 )
 _EMPTY_STAGING = text("TRUNCATE pg_temp.rollup_staging")
 
 
-def _replace(connection: Connection, parts: Sequence[bytes], where: dict[str, object]) -> None:
+def _replace(connection: Connection, rows: TierRows, changed: Sequence[Changed]) -> None:
+    """Replace the lines that have a row: staged at once, then one statement for each bucket."""
+    if not changed:
+        return
     connection.execute(_STAGING)
-    copy_in(connection, "pg_temp.rollup_staging", _ALL_NAMES, parts)
-    connection.execute(_UPDATE, where)
+    staged = [part for one in changed for part in _encoded(rows, one, one.lines & one.rollups.has_row)]
+    copy_in(connection, "pg_temp.rollup_staging", _ALL_NAMES, staged)
+    for one in changed:
+        ids = rows.grid.block_ids[one.lines & one.rollups.has_row].tolist()
+        connection.execute(_UPDATE, {"tier_id": rows.tier_id, "bucket": one.bucket, "block_ids": ids})
     connection.execute(_EMPTY_STAGING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Interval, cast, delete, func, insert, literal, update
@@ -40,15 +41,31 @@ def finish(
     )
 
 
+@dataclass(frozen=True)
+class Reach:
+    """The buckets that a run of the stage rollup took off the ledger: the first and the last one's start."""
+
+    first_bucket: datetime
+    last_bucket: datetime
+    backfill: bool
+
+
 def record(
-    connection: Connection, *, stage: str, subject: str, node: str, started_at: datetime, now: datetime, rows: int
+    connection: Connection,
+    *,
+    stage: str,
+    subject: str,
+    node: str,
+    started_at: datetime,
+    now: datetime,
+    rows: int,
+    reach: Reach | None = None,
 ) -> None:
     """Record a run that needed no slot, in the transaction that did its work."""
-    connection.execute(
-        insert(_RUNS).values(
-            stage=stage, subject=subject, node=node, started_at=started_at, finished_at=now, outcome="ok", rows=rows
-        )
-    )
+    values: dict[str, object] = {"stage": stage, "subject": subject, "node": node, "started_at": started_at}
+    if reach is not None:
+        values |= asdict(reach)
+    connection.execute(insert(_RUNS).values(finished_at=now, outcome="ok", rows=rows, **values))
 
 
 def forget_before(connection: Connection, instant: datetime) -> int:

@@ -287,7 +287,8 @@ collections = Table(
     postgresql_partition_by="RANGE (slot)",
 )
 
-#: One row per run of a stage; `slot` is unique per stage and subject where a run belongs to one.
+#: One row per run of a stage; `slot` is unique per stage and subject where a run belongs to one. `first_bucket` and
+#: `last_bucket`: what a rollup took off the ledger lay between them, both included.
 runs = Table(
     "runs",
     metadata,
@@ -302,6 +303,10 @@ runs = Table(
     Column("outcome", Text),
     Column("rows", BigInteger),
     Column("error", Text),
+    Column("first_bucket", _instant()),
+    Column("last_bucket", _instant()),
+    Column("backfill", Boolean, nullable=False, server_default=text("false")),
+    Index("runs_subject_started_at_idx", "subject", "started_at"),
     Index("runs_slot_key", "stage", "subject", "slot", unique=True, postgresql_where=text("slot IS NOT NULL")),
     Index("runs_started_at_idx", "started_at"),
 )

@@ -43,6 +43,13 @@ CREATE TABLE aggregator.partition_writes (
     CONSTRAINT partition_writes_pkey PRIMARY KEY (table_name, tier_id, start)
 );
 
+ALTER TABLE aggregator.runs
+    ADD COLUMN first_bucket TIMESTAMP WITH TIME ZONE,
+    ADD COLUMN last_bucket TIMESTAMP WITH TIME ZONE,
+    ADD COLUMN backfill BOOLEAN DEFAULT false NOT NULL;
+
+CREATE INDEX runs_subject_started_at_idx ON aggregator.runs (subject, started_at);
+
 CREATE TABLE aggregator.recomputations (
     id INTEGER GENERATED ALWAYS AS IDENTITY,
     selector TEXT NOT NULL,

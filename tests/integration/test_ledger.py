@@ -99,7 +99,7 @@ def test_a_rollup_that_fails_leaves_its_marks_in_the_ledger(
         raise RuntimeError("in the middle")
 
     with monkeypatch.context() as patched:
-        patched.setattr("aggregator.stages.rollup.write_rollups", fail)
+        patched.setattr("aggregator.stages.rollup.transaction.write_rollups", fail)
         with pytest.raises(RuntimeError, match="in the middle"):
             installation.roll_up()
     assert installation.marks() == before

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from aggregator.rollups.statistics import Statistics
 from aggregator.storage import catalog
 from aggregator.storage.blocks import BLOCK_SERIES, Grid
-from aggregator.storage.rollup_rows import Bucket, Stored, write_rollups
+from aggregator.storage.rollup_rows import Changed, Stored, TierRows, write_rollups
 from tests.installation import Installation, settings_for
 
 NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
@@ -40,8 +40,8 @@ def write_full_rows(connection: Connection, *, is_counter: bool) -> None:
     finest = catalog.read_installation(connection).finest[0]
     grid = Grid(np.array([1, 2]), np.full(2, is_counter))
     rollups = Stored(full_statistics(2), np.zeros(2, dtype=np.bool_), np.full(2, 4))
-    bucket = Bucket(finest.id, is_finest=True, start=ENDED)
-    assert write_rollups(connection, bucket, grid=grid, rollups=rollups, lines=np.ones(2, dtype=np.bool_)) == 2
+    changed = Changed(ENDED, rollups, np.ones(2, dtype=np.bool_))
+    assert write_rollups(connection, TierRows(finest.id, is_finest=True, grid=grid), [changed]) == 2
 
 
 @pytest.mark.parametrize("is_counter", [False, True], ids=["gauges", "counters"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -12,172 +12,161 @@ import numpy.typing as npt
 from aggregator.rollups.buckets import SlotGrid, milliseconds
 from aggregator.rollups.reduce import Edge, reduce_samples
 from aggregator.rollups.statistics import Statistics
-from aggregator.stages.rollup.matrix import samples_by_cell
-from aggregator.storage.blocks import BLOCK_SERIES, Grid, Layout
+from aggregator.stages.rollup.edges import Cells, left_edge, successors
+from aggregator.stages.rollup.matrix import samples_by_series
+from aggregator.stages.rollup.spans import Span
+from aggregator.storage.blocks import Grid, Layout
 from aggregator.storage.catalog import TierEntry
 from aggregator.storage.engine import Connection
 from aggregator.storage.frames import Frame
-from aggregator.storage.rollup_rows import Stored, read_bucket, read_rollups
+from aggregator.storage.rollup_rows import Changed, Stored, read_rollups
 
 _MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
-class Computed:
-    """The new rollups of a bucket on a grid; `changed` (blocks, 64) says where they differ from what was stored."""
-
-    bucket: datetime
-    grid: Grid
-    rollups: Stored
-    changed: npt.NDArray[np.bool_]
-    #: Where the last sample of a series changed, which the delta of its next bucket begins with.
-    last_changed: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
 class Shape:
-    """The cells that the dirty targets' frame maps fill."""
+    """The cells that the dirty targets' series fill; `columns` says which of them each frame map's series are."""
 
-    grid: Grid
-    cells_by_map: Mapping[int, npt.NDArray[np.int64]]
+    cells: Cells
+    columns: Mapping[int, npt.NDArray[np.int64]]
 
     @classmethod
     def of(cls, layouts: Mapping[int, Layout]) -> Shape:
         """The shape of these frame maps' series."""
         grid = Grid.of(layouts)
-        return cls(grid, {map_id: grid.cells_of(layout) for map_id, layout in layouts.items()})
+        places = {map_id: grid.cells_of(layout) for map_id, layout in layouts.items()}
+        cells = np.unique(np.concatenate(list(places.values())))
+        return cls(Cells(grid, cells), {map_id: np.searchsorted(cells, found) for map_id, found in places.items()})
 
 
-def compute(
-    connection: Connection,
-    tier: TierEntry,
-    bucket: datetime,
-    *,
-    frames: Sequence[Frame],
-    shape: Shape,
-    slots: SlotGrid,
-    lookback: timedelta,
-) -> Computed:
-    """Recompute a bucket from all samples of its dirty targets; other targets' positions stay as they are stored."""
-    grid = shape.grid
-    stored = read_bucket(connection, tier_id=tier.id, is_finest=True, grid=grid, bucket=bucket)
-    samples = samples_by_cell(frames, shape.cells_by_map, grid=grid)
-    dirty = np.zeros(grid.cells, dtype=np.bool_)
-    for map_id in {frame.map_id for frame in frames}:
-        dirty[shape.cells_by_map[map_id]] = True
-    sampled = np.asarray((~np.isnan(samples.values)).any(axis=0))
-    reduced = reduce_samples(
-        samples.values,
-        samples.at_ms,
-        start_ms=milliseconds(bucket),
-        edge=left_edge(connection, tier, bucket, grid=grid, sampled=sampled, lookback=lookback),
-        lookback_ms=lookback // _MILLISECOND,
-        is_counter=grid.is_counter_cell,
-    )
-    fresh = _reshaped(reduced, grid.shape)
-    # Never worse: a result of fewer samples than are in the stored one had not all of its input.
-    better = dirty.reshape(grid.shape) & (fresh.count >= stored.statistics.count)
-    statistics = fresh.where(better, stored.statistics)
-    last_changed = better & (
-        (fresh.count > 0)
-        & (
-            (stored.statistics.count == 0)
-            | (fresh.last != stored.statistics.last)
-            | (fresh.last_at != stored.statistics.last_at)
+@dataclass(frozen=True)
+class Sampled:
+    """A bucket that was computed from samples: `values` (t, n) by cell, and which cells (n,) took the result."""
+
+    bucket: datetime
+    values: npt.NDArray[np.float64]
+    better: npt.NDArray[np.bool_]
+
+
+@dataclass
+class Computed:
+    """What a span gave: rows to be written, what sketches are made of, and cells (n,) to be marked by bucket."""
+
+    changed: list[Changed] = field(default_factory=list)
+    sampled: list[Sampled] = field(default_factory=list)
+    successors: dict[datetime, npt.NDArray[np.bool_]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finest:
+    """One span of the finest tier on a locked shard."""
+
+    connection: Connection
+    tier: TierEntry
+    shape: Shape
+    slots: SlotGrid
+    lookback: timedelta
+
+    def compute(self, span: Span, frames: Mapping[datetime, Sequence[Frame]]) -> Computed:
+        """Recompute the buckets that have frames from all samples of their dirty targets; the rest stays as stored.
+
+        `frames`: by bucket, oldest first; those of dirty targets only.
+        """
+        stored = self._read(span)
+        cells, count = self.shape.cells, len(self.shape.cells.cells)
+        result = Computed()
+        edge = left_edge(
+            self.connection, self.tier, span.since, cells=cells, sampled=self._sampled(frames), lookback=self.lookback
         )
-    )
-    # A row keeps its own: the interval may have been another one when it was collected.
-    due = np.where(stored.has_row, stored.slots_due, slots.due(bucket, tier.ladder.end_of(bucket)))
-    rollups = Stored(statistics, stored.has_row, due)
-    return Computed(bucket, grid, rollups, statistics.differs(stored.statistics), last_changed)
+        pending_until_ms = np.zeros(count, dtype=np.int64)
+        for bucket in sorted({*stored, *frames}):
+            before = stored.get(bucket) or Stored.nothing(len(cells.grid.block_ids))
+            part, recomputed = before.statistics.at(cells.cells), np.zeros(count, dtype=np.bool_)
+            followed = pending_until_ms > milliseconds(bucket)
+            if bucket in frames:
+                step = self._bucket(bucket, frames[bucket], part, edge=edge)
+                self._note(result, bucket, before, step)
+                part, recomputed = step.statistics, step.dirty
+                end_ms = milliseconds(self.tier.ladder.end_of(bucket))
+                pending_until_ms[step.last_changed] = end_ms + self.lookback // _MILLISECOND
+                followed &= ~step.last_changed
+            followed &= part.count > 0
+            if (stale := followed & ~recomputed).any():
+                result.successors[bucket] = stale
+            pending_until_ms[followed] = 0
+            edge = edge.after(part, start_ms=milliseconds(bucket))
+        result.successors |= successors(
+            self.connection, self.tier, span.until, cells=cells, pending_until_ms=pending_until_ms
+        )
+        return result
+
+    def _read(self, span: Span) -> dict[datetime, Stored]:
+        return read_rollups(
+            self.connection,
+            tier_id=self.tier.id,
+            is_finest=True,
+            grid=self.shape.cells.grid,
+            since=span.since,
+            until=span.until,
+        )
+
+    def _sampled(self, frames: Mapping[datetime, Sequence[Frame]]) -> npt.NDArray[np.bool_]:
+        sampled = np.zeros(len(self.shape.cells.cells), dtype=np.bool_)
+        for map_id in {frame.map_id for bucket in frames.values() for frame in bucket}:
+            sampled[self.shape.columns[map_id]] = True
+        return sampled
+
+    def _bucket(self, bucket: datetime, frames: Sequence[Frame], stored: Statistics, *, edge: Edge) -> _Step:
+        is_counter = self.shape.cells.is_counter
+        samples = samples_by_series(frames, self.shape.columns, width=len(is_counter))
+        fresh = reduce_samples(
+            samples.values,
+            samples.at_ms,
+            start_ms=milliseconds(bucket),
+            edge=edge,
+            lookback_ms=self.lookback // _MILLISECOND,
+            is_counter=is_counter,
+        )
+        dirty = np.zeros(len(is_counter), dtype=np.bool_)
+        for map_id in {frame.map_id for frame in frames}:
+            dirty[self.shape.columns[map_id]] = True
+        better = dirty & is_not_worse(fresh, stored, edge=edge, is_counter=is_counter)
+        moved = (stored.count == 0) | (fresh.last != stored.last) | (fresh.last_at != stored.last_at)
+        last_changed = better & is_counter & (fresh.count > 0) & moved
+        return _Step(fresh.where(better, stored), samples.values, dirty, better, last_changed)
+
+    def _note(self, result: Computed, bucket: datetime, before: Stored, step: _Step) -> None:
+        """Keep what is to be written: the lines in which a series differs from what was stored."""
+        cells = self.shape.cells
+        result.sampled.append(Sampled(bucket, step.values, step.better))
+        different = step.statistics.differs(before.statistics.at(cells.cells))
+        if different.any():
+            # A row keeps its own slots: the interval may have been another one when it was collected.
+            due = np.where(before.has_row, before.slots_due, self.slots.due(bucket, self.tier.ladder.end_of(bucket)))
+            rollups = Stored(before.statistics.replaced(cells.cells, step.statistics), before.has_row, due)
+            result.changed.append(Changed(bucket, rollups, cells.lines_of(different)))
 
 
-def left_edge(
-    connection: Connection,
-    tier: TierEntry,
-    bucket: datetime,
-    *,
-    grid: Grid,
-    sampled: npt.NDArray[np.bool_],
-    lookback: timedelta,
-) -> Edge:
-    """The last sample of each counter before the bucket, from the stored rollups within the lookback.
+@dataclass(frozen=True)
+class _Step:
+    """One bucket: arrays of shape (n,). `dirty` was computed anew, `better` took the result of that."""
 
-    The bucket just before has it nearly always; only for what it lacks, older ones are read.
+    statistics: Statistics
+    values: npt.NDArray[np.float64]
+    dirty: npt.NDArray[np.bool_]
+    better: npt.NDArray[np.bool_]
+    last_changed: npt.NDArray[np.bool_]
+
+
+def is_not_worse(
+    fresh: Statistics, stored: Statistics, *, edge: Edge, is_counter: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Where a result may replace what is stored (ledger rule 5); shape (n,).
+
+    Samples are never taken away, so fewer than are stored means that some of them are gone; and the same samples
+    with less time covered, and nothing known before them, mean that the left edge is gone.
     """
-    previous = tier.ladder.start_of(bucket - _MILLISECOND)
-    edge = _edge_behind(connection, tier, grid, grid.is_counter, since=previous, until=bucket)
-    missing = np.asarray((np.isnan(edge.last) & sampled & grid.is_counter_cell).reshape(grid.shape).any(axis=1))
-    if missing.any():
-        oldest = tier.ladder.start_of(bucket - lookback)
-        older = _edge_behind(connection, tier, grid, missing, since=oldest, until=previous)
-        known = ~np.isnan(edge.last)
-        edge = Edge(np.where(known, edge.last, older.last), np.where(known, edge.last_at, older.last_at))
-    return edge
-
-
-def _edge_behind(
-    connection: Connection,
-    tier: TierEntry,
-    grid: Grid,
-    lines: npt.NDArray[np.bool_],
-    *,
-    since: datetime,
-    until: datetime,
-) -> Edge:
-    """The last sample of each cell in the stored buckets of the interval; only the given lines (counters) are read."""
-    edge = Edge.unknown(grid.cells)
-    if not lines.any() or since >= until:
-        return edge
-    found = read_rollups(
-        connection,
-        tier_id=tier.id,
-        is_finest=True,
-        grid=grid.only(lines),
-        since=since,
-        until=until,
-        only=("count", "last_at", "last"),
-    )
-    cells = np.repeat(lines, BLOCK_SERIES)
-    part = Edge(edge.last[cells], edge.last_at[cells])
-    for bucket, stored in found.items():
-        part = part.after(_reshaped(stored.statistics, (part.last.size,)), start_ms=milliseconds(bucket))
-    edge.last[cells], edge.last_at[cells] = part.last, part.last_at
-    return edge
-
-
-def _reshaped(statistics: Statistics, shape: tuple[int, ...]) -> Statistics:
-    return Statistics(**{name: getattr(statistics, name).reshape(shape) for name in Statistics.__dataclass_fields__})
-
-
-def successors(
-    connection: Connection, tier: TierEntry, computed: Computed, *, lookback: timedelta
-) -> dict[datetime, npt.NDArray[np.bool_]]:
-    """The next stored bucket of each counter whose last sample changed: its first delta begins with that sample.
-
-    Gives, by bucket, the cells (blocks, 64) that are to be computed anew.
-    """
-    changed = computed.last_changed & computed.grid.is_counter[:, None]
-    lines = np.asarray(changed.any(axis=1))
-    if not lines.any():
-        return {}
-    end = tier.ladder.end_of(computed.bucket)
-    found = read_rollups(
-        connection,
-        tier_id=tier.id,
-        is_finest=True,
-        grid=computed.grid.only(lines),
-        since=end,
-        until=end + lookback,
-        only=("count",),
-    )
-    left = changed[lines]
-    result: dict[datetime, npt.NDArray[np.bool_]] = {}
-    for bucket, stored in found.items():
-        hit = left & (stored.statistics.count > 0)
-        if hit.any():
-            cells = np.zeros(computed.grid.shape, dtype=np.bool_)
-            cells[lines] = hit
-            result[bucket] = cells
-            left &= ~hit
-    return result
+    with np.errstate(invalid="ignore"):
+        lost_edge = is_counter & np.isnan(edge.last) & (fresh.covered < stored.covered)
+    return np.asarray((fresh.count > stored.count) | ((fresh.count == stored.count) & ~lost_edge))

@@ -1,0 +1,130 @@
+"""One transaction of the stage: the due buckets of one tier of a locked shard, span by span."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from aggregator.rollups.buckets import SlotGrid
+from aggregator.stages.rollup.coarse import Coarse
+from aggregator.stages.rollup.finest import Finest, Shape
+from aggregator.stages.rollup.spans import MOST_CELLS, Span, spans
+from aggregator.storage import blocks, frames, ledger, partitions, registry
+from aggregator.storage.blocks import BLOCK_SERIES, Grid, Layout, LayoutCache
+from aggregator.storage.catalog import Installation, TierEntry
+from aggregator.storage.engine import Connection
+from aggregator.storage.rollup_rows import Changed, TierRows, write_rollups
+
+
+@dataclass
+class Transaction:
+    """The work of one tier on one locked shard. `cells`: how many a bucket of the shard has."""
+
+    connection: Connection
+    installation: Installation
+    tier: TierEntry
+    shard_id: int
+    backfill: bool
+    now: datetime
+    layouts: LayoutCache
+    slots: SlotGrid
+    cells: int
+    complete_layouts: dict[int, Layout] = field(default_factory=dict)
+
+    def run(self, work: ledger.Work) -> int:
+        """Compute and write what was taken off the ledger, and mark what follows; gives the rows written."""
+        rows = 0
+        for span in spans(work.targets, self.tier.ladder, cells=self.cells):
+            rows += self._finest(work, span) if self.tier.is_finest else self._coarse(span)
+        return rows
+
+    def _finest(self, work: ledger.Work, span: Span) -> int:
+        """From samples. Frames first, then places: a series that a frame has is registered, so it is placed here."""
+        read = self._frames(work, span)
+        if not read:
+            return 0
+        shape = Shape.of(self._layouts(frame for bucket in read.values() for frame in bucket))
+        stage = Finest(self.connection, self.tier, shape, self.slots, self.installation.lookback)
+        computed = stage.compute(span, read)
+        target_of = {frame.map_id: frame.target_id for bucket in read.values() for frame in bucket}
+        for after, cells in computed.successors.items():
+            self._mark(self.tier, after, due=self.now, target_ids=_targets(cells, shape, target_of))
+        return self._store(shape.cells.grid, computed.changed)
+
+    def _frames(self, work: ledger.Work, span: Span) -> dict[datetime, list[frames.Frame]]:
+        """By bucket the frames of the targets that are dirty in it, oldest first."""
+        wanted: set[int] = set()
+        for bucket in span.buckets:
+            targets = work.targets[bucket]
+            wanted.update(targets if targets is not None else registry.targets_of_shard(self.connection, self.shard_id))
+        found: defaultdict[datetime, list[frames.Frame]] = defaultdict(list)
+        dirty = set(span.buckets)
+        for frame in frames.read_frames(self.connection, target_ids=sorted(wanted), since=span.since, until=span.until):
+            bucket = self.tier.ladder.start_of(frame.at)
+            if bucket in dirty and ((targets := work.targets[bucket]) is None or frame.target_id in targets):
+                found[bucket].append(frame)
+        return found
+
+    def _layouts(self, read: Iterable[frames.Frame]) -> dict[int, Layout]:
+        lengths: dict[int, int] = {}
+        for frame in read:
+            lengths[frame.map_id] = max(len(frame.values), lengths.get(frame.map_id, 0))
+        layouts = self.layouts.read(self.connection, lengths)
+        if not all(layout.is_placed for layout in layouts.values()):
+            blocks.place_new_series(self.connection, self.shard_id)
+            layouts = self.layouts.read(self.connection, lengths)
+            if not all(layout.is_placed for layout in layouts.values()):
+                raise AssertionError("a series that a frame has is placed by the shard of its target")
+        self.complete_layouts.update(layouts)
+        return layouts
+
+    def _coarse(self, span: Span) -> int:
+        """From the rollups of the tier that this one is built from, some blocks at a time."""
+        parent = self.installation.tier(self.tier.parent_id or 0)
+        if parent is None:
+            return 0
+        rows = 0
+        for grid in _slices(blocks.shard_grid(self.connection, self.shard_id), span, parent):
+            stage = Coarse(self.connection, self.tier, parent, grid, self.slots)
+            changed, _ = stage.compute(span)
+            rows += self._store(grid, changed)
+        return rows
+
+    def _store(self, grid: Grid, changed: list[Changed]) -> int:
+        """Write the rows that changed, and mark the tiers that are built from this one."""
+        if not changed:
+            return 0
+        for one in changed:
+            end = self.tier.ladder.end_of(one.bucket)
+            partitions.ensure(self.connection, self.tier.partitions, since=one.bucket, until=end)
+        rows = write_rollups(self.connection, TierRows(self.tier.id, self.tier.is_finest, grid), changed)
+        for above in self.installation.built_from(self.tier.id):
+            # A coarser bucket follows when its part has ended: an open hour is written at each 5m, not at each 1m.
+            due = {above.ladder.start_of(one.bucket): self.tier.ladder.end_of(one.bucket) for one in changed}
+            for bucket, end in due.items():
+                self._mark(above, bucket, due=max(self.now, end), target_ids=[None])
+        return rows
+
+    def _mark(self, tier: TierEntry, bucket: datetime, *, due: datetime, target_ids: Iterable[int | None]) -> None:
+        marks: Iterator[ledger.Mark] = (
+            ledger.Mark(tier.id, self.shard_id, bucket, due, target_id, self.backfill) for target_id in target_ids
+        )
+        ledger.mark(self.connection, marks, now=self.now)
+
+
+def _targets(cells: npt.NDArray[np.bool_], shape: Shape, target_of: Mapping[int, int]) -> list[int]:
+    """The targets to which any of the cells (n,) belong."""
+    return sorted({target_of[map_id] for map_id, columns in shape.columns.items() if cells[columns].any()})
+
+
+def _slices(grid: Grid, span: Span, parent: TierEntry) -> Iterator[Grid]:
+    """The grid in parts of which all children of the span can be held at once."""
+    children = max(1, round((span.until - span.since) / parent.ladder.step))
+    size = max(1, MOST_CELLS // (children * BLOCK_SERIES))
+    for start in range(0, len(grid.block_ids), size):
+        yield Grid(grid.block_ids[start : start + size], grid.is_counter[start : start + size])
