@@ -11,10 +11,13 @@ import numpy.typing as npt
 
 from aggregator.collectors.protocol import Batch, Collected
 from aggregator.exposition.series import SeriesKey
+from aggregator.rollups.buckets import Ladder
 from aggregator.storage import catalog, claims, frames, ledger, partitions, registry
 from aggregator.storage.catalog import Installation
 from aggregator.storage.claims import Claim, Ended
+from aggregator.storage.copying import from_wire_instant, wire_instants
 from aggregator.storage.engine import Connection, Database
+from aggregator.storage.frame_columns import FrameColumns
 from aggregator.storage.series import register
 
 Clock = Callable[[], datetime]
@@ -164,7 +167,7 @@ class FrameStore:
         accepted = {one.target.id: [batch for batch in one.batches if batch.at >= oldest] for one in collected}
         ended = {one.target.id: Ended(one.error is None, one.duration_seconds, one.samples) for one in collected}
         frames.lock_targets(connection, registered.shard_of)
-        rows = frames.joined(
+        rows, replaced = frames.joined(
             [
                 _frame(target_id, batch, registered.places[target_id][id(batch.keys)])
                 for target_id, batches in accepted.items()
@@ -173,11 +176,14 @@ class FrameStore:
         )
         _ensure_partitions(connection, rows)
         written = frames.write_frames(connection, rows, received_at=now)
-        ledger.mark(connection, _marks(written.changed, registered.shard_of, installation, now=now), now=now)
+        marks = _marks(written.changed, registered.shard_of, installation, now=now)
+        ledger.mark(connection, marks, now=now)
         # Last, so that its time is the end; where the lease was lost, all of this is taken back.
         claims.record(connection, claimed, ended, now=clock())
         acceptance = _Acceptance(installation, oldest, now)
-        return [acceptance.outcome(one, replaced=written.differing.get(one.target.id, 0)) for one in collected]
+        for target_id, count in written.differing.items():
+            replaced[target_id] = replaced.get(target_id, 0) + count
+        return [acceptance.outcome(one, replaced=replaced.get(one.target.id, 0)) for one in collected]
 
 
 def _frame(target_id: int, batch: Batch, places: Places) -> frames.Frame:
@@ -245,15 +251,20 @@ def _ensure_partitions(connection: Connection, rows: Sequence[frames.Frame]) -> 
 
 
 def _marks(
-    rows: Sequence[frames.Frame], shard_of: Mapping[int, int], installation: Installation, *, now: datetime
+    changed: FrameColumns, shard_of: Mapping[int, int], installation: Installation, *, now: datetime
 ) -> Iterator[ledger.Mark]:
     """What is to be rolled up: each bucket of each target that was touched."""
     for tier in installation.finest:
-        touched: dict[tuple[int, datetime], set[int]] = {}
-        for row in rows:
-            bucket = tier.ladder.start_of(row.at)
-            touched.setdefault((shard_of[row.target_id], bucket), set()).add(row.target_id)
-        for (shard_id, bucket), target_ids in touched.items():
-            due = max(now, tier.ladder.end_of(bucket) + SETTLE)
-            for target_id in sorted(target_ids):
-                yield ledger.Mark(tier.id, shard_id, bucket, due, target_id)
+        for target_id in np.unique(changed.target_id).tolist():
+            for bucket in _buckets(tier.ladder, changed.at[changed.target_id == target_id]):
+                due = max(now, tier.ladder.end_of(bucket) + SETTLE)
+                yield ledger.Mark(tier.id, shard_of[target_id], bucket, due, target_id)
+
+
+def _buckets(ladder: Ladder, at: npt.NDArray[np.int64]) -> Iterator[datetime]:
+    """The starts of the buckets that hold these instants, which ascend."""
+    place = 0
+    while place < len(at):
+        start = ladder.start_of(from_wire_instant(at[place]))
+        yield start
+        place = int(np.searchsorted(at, wire_instants([ladder.end_of(start)])[0]))

@@ -130,4 +130,5 @@ def _ensure_ahead(connection: Connection, installation: Installation, *, now: da
     made += partitions.ensure(connection, COLLECTIONS, since=now, until=now + AHEAD)
     for tier in installation.tiers:
         made += partitions.ensure(connection, tier.partitions, since=now, until=now + AHEAD)
+        made += partitions.ensure(connection, tier.sketch_partitions, since=now, until=now + AHEAD)
     return made

@@ -1,0 +1,152 @@
+"""Looking at buckets of one snapshot: which are left out, and what the others are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from aggregator.rollups.statistics import Statistics
+from aggregator.stages.verify import selftest
+from aggregator.stages.verify.judge import Judge
+from aggregator.stages.verify.recompute import from_rollups, from_samples
+from aggregator.stages.verify.report import Findings, Mismatch
+from aggregator.storage import verify_inputs
+from aggregator.storage.catalog import Installation, TierEntry
+from aggregator.storage.engine import Connection
+from aggregator.storage.rollup_rows import Stored, read_rollups
+from aggregator.storage.verify_inputs import ShardSeries
+
+_ONE_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What is remembered of the shard that is looked at."""
+
+    id: int
+    series: ShardSeries
+    members: dict[int, selftest.Member]
+
+
+@dataclass
+class Inspection:
+    """What one snapshot shows. `now`: buckets that end later are open, and left out."""
+
+    connection: Connection
+    installation: Installation
+    now: datetime
+    findings: Findings
+    kept_since: dict[int | None, datetime | None] = field(default_factory=dict)
+    _shard: _Shard | None = None
+
+    def cells(self, shard_id: int) -> int:
+        """How many series one bucket of a shard has."""
+        return len(self._of(shard_id).series)
+
+    def look_at(self, shard_id: int, tier: TierEntry, buckets: Sequence[datetime]) -> None:
+        """Verify consecutive buckets of one tier of a shard; what cannot be read is a mismatch of the whole row."""
+        shard = self._of(shard_id)
+        clean = self._clean(shard_id, tier, buckets)
+        self.findings.left_out += len(buckets) - len(clean)
+        if not clean or not len(shard.series):
+            return
+        try:
+            if tier.is_finest:
+                self._finest(tier, buckets, clean=clean, shard=shard)
+            else:
+                for bucket in sorted(clean):
+                    self._coarse(tier, bucket, shard=shard)
+        except ValueError as error:  # an element or a whole array is NULL, or lengths differ
+            self.findings.add(Mismatch(tier.name, buckets[0], "", {}, "row", None, None, str(error)))
+        self.findings.buckets += len(clean)
+
+    def _of(self, shard_id: int) -> _Shard:
+        """A shard; only the last one is kept, for who asks goes shard by shard."""
+        if self._shard is None or self._shard.id != shard_id:
+            series = verify_inputs.read_shard_series(self.connection, shard_id)
+            self._shard = _Shard(shard_id, series, selftest.members(self.connection, series))
+        return self._shard
+
+    def _kept_since(self, tier: TierEntry) -> datetime | None:
+        if tier.parent_id not in self.kept_since:
+            found = verify_inputs.inputs_kept_since(self.connection, parent_id=tier.parent_id)
+            self.kept_since[tier.parent_id] = found
+        return self.kept_since[tier.parent_id]
+
+    def _clean(self, shard_id: int, tier: TierEntry, buckets: Sequence[datetime]) -> set[datetime]:
+        """The buckets that have ended and whose input does not wait in the ledger.
+
+        For the finest tier also that of the lookback before: what changes there changes the first difference here.
+        """
+        before = self.installation.lookback if tier.is_finest else timedelta(0)
+        since, until = tier.ladder.start_of(buckets[0] - before), tier.ladder.end_of(buckets[-1])
+        marks = verify_inputs.dirty_buckets(self.connection, shard_id, since=since, until=until)
+        chain = {one.id for one in self._built_from(tier)}
+        dirty = sorted(bucket for tier_id, bucket in marks if tier_id in chain)
+        return {bucket for bucket in buckets if self._is_clean(tier, bucket, dirty, before=before)}
+
+    def _is_clean(self, tier: TierEntry, bucket: datetime, dirty: Sequence[datetime], *, before: timedelta) -> bool:
+        end, first = tier.ladder.end_of(bucket), tier.ladder.start_of(bucket - before)
+        return end <= self.now and not any(first <= one < end for one in dirty)
+
+    def _built_from(self, tier: TierEntry) -> list[TierEntry]:
+        """The tier, the one that it is built from, and so on down to the finest."""
+        chain, parent = [tier], self._parent(tier)
+        while parent is not None:
+            chain.append(parent)
+            parent = self._parent(parent)
+        return chain
+
+    def _parent(self, tier: TierEntry) -> TierEntry | None:
+        return None if tier.parent_id is None else self.installation.tier(tier.parent_id)
+
+    def _judge(self, tier: TierEntry, series: ShardSeries, members: dict[int, selftest.Member]) -> Judge:
+        return Judge(self.connection, self.findings, tier, series, members, self.installation.lookback)
+
+    def _finest(
+        self, tier: TierEntry, buckets: Sequence[datetime], *, clean: Collection[datetime], shard: _Shard
+    ) -> None:
+        kept_since = self._kept_since(tier)
+        since, until = buckets[0], tier.ladder.end_of(buckets[-1])
+        judge = self._judge(tier, shard.series, shard.members)
+        found = self._stored(tier, shard.series, since=since, until=until)
+        for one in from_samples(
+            self.connection,
+            tier,
+            buckets,
+            series=shard.series,
+            lookback=self.installation.lookback,
+            kept_since=kept_since,
+        ):
+            judge.samples(one.samples)
+            if one.bucket in clean:
+                rows = found.get(one.bucket, Stored.nothing(len(shard.series.grid.block_ids)))
+                is_gone = kept_since is not None and one.bucket < kept_since
+                judge.rollups(rows, one.statistics, bucket=one.bucket, is_gone=is_gone)
+                judge.slots(rows, bucket=one.bucket)
+        stored = {bucket: shard.series.statistics_of(rows) for bucket, rows in found.items() if bucket in clean}
+        judge.sketches(stored, since=since, until=until)
+
+    def _coarse(self, tier: TierEntry, bucket: datetime, *, shard: _Shard) -> None:
+        parent = self._parent(tier)
+        if parent is None:
+            return  # the tier that it was built from is no longer configured
+        kept_since, until = self._kept_since(tier), bucket + _ONE_MICROSECOND
+        is_gone = kept_since is not None and bucket < kept_since
+        for part in from_rollups(self.connection, tier, parent, bucket, series=shard.series):
+            judge = self._judge(tier, part.series, selftest.of_part(shard.members, part.places))
+            found = self._stored(tier, part.series, since=bucket, until=until)
+            rows = found.get(bucket, Stored.nothing(len(part.series.grid.block_ids)))
+            judge.rollups(rows, part.statistics, bucket=bucket, is_gone=is_gone)
+            judge.slots(rows, bucket=bucket, finer=part)
+            judge.sketches({bucket: part.series.statistics_of(rows)}, since=bucket, until=until)
+
+    def _stored(
+        self, tier: TierEntry, series: ShardSeries, *, since: datetime, until: datetime
+    ) -> Mapping[datetime, Stored]:
+        return read_rollups(
+            self.connection, tier_id=tier.id, is_finest=tier.is_finest, grid=series.grid, since=since, until=until
+        )

@@ -1,0 +1,180 @@
+"""The second computation: from kept samples, or from a finer tier's stored rollups, to what a bucket must hold.
+
+It goes by series where the stage rollup goes by block, and takes the sample before a bucket from the samples themselves
+where these are kept: a place, or an edge, that went wrong there shows here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+import numpy.typing as npt
+
+from aggregator.rollups.buckets import milliseconds
+from aggregator.rollups.merge import merge
+from aggregator.rollups.reduce import Edge, reduce_samples
+from aggregator.rollups.statistics import Statistics
+from aggregator.storage.catalog import TierEntry
+from aggregator.storage.engine import Connection
+from aggregator.storage.frames import Frame, read_frames
+from aggregator.storage.rollup_rows import read_rollups
+from aggregator.storage.verify_inputs import ShardSeries, columns_of_maps
+
+_MILLISECOND = timedelta(milliseconds=1)
+#: Rollup rows of a finer tier that are held at once; one takes 5 kB.
+_MOST_CHILD_ROWS = 12_000
+
+Columns = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Given:
+    """The samples of one frame: the columns of their series, their values, and when they were (ms since the epoch)."""
+
+    columns: Columns
+    values: npt.NDArray[np.float64]
+    at_ms: int
+    target_id: int
+
+
+@dataclass(frozen=True)
+class FromSamples:
+    """A bucket of the finest tier as its samples say; statistics of shape (n,), in the order of the series."""
+
+    bucket: datetime
+    statistics: Statistics
+    samples: Sequence[Given]
+
+
+def from_samples(
+    connection: Connection,
+    tier: TierEntry,
+    buckets: Sequence[datetime],
+    *,
+    series: ShardSeries,
+    lookback: timedelta,
+    kept_since: datetime | None,
+) -> Iterator[FromSamples]:
+    """Recompute consecutive buckets of the finest tier. `kept_since`: samples before it may be gone (None: none are)."""
+    if not buckets or not len(series):
+        return
+    since, until = buckets[0], tier.ladder.end_of(buckets[-1])
+    frames = read_frames(
+        connection, target_ids=np.unique(series.target_ids).tolist(), since=since - lookback, until=until
+    )
+    columns = columns_of_maps(connection, {frame.map_id for frame in frames}, series=series)
+    samples = [_given(frame, columns) for frame in frames]
+    start = milliseconds(since)
+    edge = _edge_of_samples([one for one in samples if one.at_ms < start], len(series))
+    if kept_since is not None and since - lookback < kept_since:
+        edge = _filled(edge, _edge_of_rollups(connection, tier, series, since=since, lookback=lookback))
+    for bucket in buckets:
+        start, end = milliseconds(bucket), milliseconds(tier.ladder.end_of(bucket))
+        inside = [one for one in samples if start <= one.at_ms < end]
+        statistics = _reduced(inside, start, edge=edge, series=series, lookback=lookback)
+        yield FromSamples(bucket, statistics, inside)
+        edge = edge.after(statistics, start_ms=start)
+
+
+def _given(frame: Frame, columns: Mapping[int, Columns]) -> Given:
+    own = columns[frame.map_id][: len(frame.values)]
+    known = (own >= 0) & ~np.isnan(frame.values)
+    return Given(own[known], frame.values[known], milliseconds(frame.at), frame.target_id)
+
+
+def _edge_of_samples(samples: Sequence[Given], width: int) -> Edge:
+    edge = Edge.unknown(width)
+    for one in samples:
+        edge.last[one.columns] = one.values
+        edge.last_at[one.columns] = one.at_ms
+    return edge
+
+
+def _edge_of_rollups(
+    connection: Connection, tier: TierEntry, series: ShardSeries, *, since: datetime, lookback: timedelta
+) -> Edge:
+    """The last sample of each series before `since`, as the finest tier has it stored within the lookback."""
+    found = read_rollups(
+        connection,
+        tier_id=tier.id,
+        is_finest=True,
+        grid=series.grid,
+        since=tier.ladder.start_of(since - lookback),
+        until=since,
+        only=("count", "last_at", "last"),
+    )
+    edge = Edge.unknown(len(series))
+    for bucket, stored in found.items():
+        edge = edge.after(series.statistics_of(stored), start_ms=milliseconds(bucket))
+    return edge
+
+
+def _filled(edge: Edge, other: Edge) -> Edge:
+    known = ~np.isnan(edge.last)
+    return Edge(np.where(known, edge.last, other.last), np.where(known, edge.last_at, other.last_at))
+
+
+def _reduced(
+    samples: Sequence[Given], start_ms: int, *, edge: Edge, series: ShardSeries, lookback: timedelta
+) -> Statistics:
+    """The k-th line holds the k-th sample of each series: only the order within a series matters."""
+    filled = np.zeros(len(series), dtype=np.int64)
+    for one in samples:
+        filled[one.columns] += 1
+    shape = (int(filled.max(initial=0)), len(series))
+    values, at_ms = np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
+    filled[:] = 0
+    for one in samples:
+        lines = filled[one.columns]
+        values[lines, one.columns] = one.values
+        at_ms[lines, one.columns] = one.at_ms
+        filled[one.columns] += 1
+    return reduce_samples(
+        values,
+        at_ms,
+        start_ms=start_ms,
+        edge=edge,
+        lookback_ms=lookback // _MILLISECOND,
+        is_counter=series.is_counter,
+    )
+
+
+@dataclass(frozen=True)
+class FromRollups:
+    """A part of a coarser bucket as a finer tier says; statistics of shape (n,) in the order of `series`.
+
+    `slots_due` by block of the series' grid, of the finer rows together; `is_whole` where these fill the bucket.
+    """
+
+    series: ShardSeries
+    statistics: Statistics
+    slots_due: npt.NDArray[np.int64]
+    is_whole: npt.NDArray[np.bool_]
+
+
+def from_rollups(
+    connection: Connection, tier: TierEntry, parent: TierEntry, bucket: datetime, *, series: ShardSeries
+) -> Iterator[FromRollups]:
+    """Recompute a bucket from the stored rollups of the tier that it is built from, some blocks at a time."""
+    end = tier.ladder.end_of(bucket)
+    starts = list(parent.ladder.starts(bucket, end))
+    at_once = max(1, _MOST_CHILD_ROWS // len(starts))
+    for first in range(0, len(series.grid.block_ids), at_once):
+        part = series.only((series.lines >= first) & (series.lines < first + at_once))
+        children = read_rollups(
+            connection, tier_id=parent.id, is_finest=parent.is_finest, grid=part.grid, since=bucket, until=end
+        )
+        rows = len(part.grid.block_ids)
+        due, count = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
+        for child in children.values():
+            due += np.where(child.has_row, child.slots_due, 0)
+            count += child.has_row
+        merged = (
+            merge([part.statistics_of(child) for child in children.values()])
+            if children
+            else Statistics.empty((len(part),))
+        )
+        yield FromRollups(part, merged, due, count == len(starts))
