@@ -9,7 +9,7 @@ from datetime import datetime
 from aggregator.rollups.buckets import Ladder
 
 #: Cells (series times buckets) that are held at once; one takes about 80 bytes, several times over.
-MOST_CELLS = 400_000
+MOST_CELLS = 150_000
 #: Buckets that one transaction takes off the ledger.
 MOST_BUCKETS = 240
 #: Cells in a gap between two dirty buckets that are read for nothing rather than asking twice.
