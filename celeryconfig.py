@@ -92,6 +92,7 @@ task_routes = {
     "aggregator.rollup": {"queue": f"{_namespace}.rollup"},
     "aggregator.summarize": {"queue": f"{_namespace}.summarize"},
     "aggregator.maintain": {"queue": f"{_namespace}.maintain"},
+    "aggregator.verify": {"queue": f"{_namespace}.maintain"},
     "aggregator.announce": {"queue": f"{_namespace}.node.{_settings.node}"},
 }
 

@@ -96,6 +96,10 @@ class RejectedError(AggregatorError):
         super().__init__(message)
 
 
+class DamagedFileError(AggregatorError):
+    """A file to be imported cannot be read; the message names the file, the line and the reason."""
+
+
 class CollectionFailedError(AggregatorError):
     """A collection asked for by hand failed on every target; the message is the first target's error."""
 

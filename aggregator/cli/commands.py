@@ -29,6 +29,10 @@ COMMANDS = (
         "status", "aggregator.cli.status", "status", "Show sources, lag and backlog; exit 1 when something is stale."
     ),
     Command("query", "aggregator.cli.query", "query", "Show what Grafana would see of a selector."),
+    Command("import", "aggregator.cli.import_", "import_file", "Import historical samples from a file."),
+    Command("explain", "aggregator.cli.explain", "explain", "Show what made a number: its samples, resets and runs."),
+    Command("recompute", "aggregator.cli.recompute", "recompute", "Roll up again from what is kept."),
+    Command("verify", "aggregator.cli.verify", "verify", "Recompute buckets and compare; exit 1 where one differs."),
     Command("summary", "aggregator.cli.summary", "summary", "Show a cached summary."),
     Command("exporter", "aggregator.cli.exporter", "exporter", "Serve this node's own metrics."),
     Command("web", "aggregator.cli.web", "web", "Serve the installation's metrics, health and status page."),

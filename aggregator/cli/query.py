@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 #: A query typed by a person may take longer than a page.
 STATEMENT_TIMEOUT = timedelta(seconds=60)
 DEFAULT_STATISTICS = "avg,min,max,rate"
+_UTC = ZoneInfo("UTC")
 
 
 class Format(StrEnum):
@@ -57,10 +59,12 @@ def query(  # noqa: PLR0917 - typer passes each by its name
     url = require_database_url(settings_of(context))
 
     def work(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy stays in storage
-        tier = choose_tier(read_tiers(connection, now=now), step, start=since, finish=until)
+        tiers = read_tiers(connection, now=now)
+        tier = choose_tier(tiers, step, start=since, finish=until)
         points = read_points(connection, wanted, tier=tier, start=since, finish=until, statistics=statistics)
         first = next(points, None)
-        _PRINTERS[form](chain([first] if first else [], points), ("value",) if tier == "raw" else statistics)
+        zone = next((ZoneInfo(one.timezone) for one in tiers if one.name == tier), _UTC)
+        _PRINTERS[form](chain([first] if first else [], points), ("value",) if tier == "raw" else statistics, zone)
         if first is None:
             sys.stderr.write(f"nothing found: {explain_nothing(connection, wanted)}\n")
 
@@ -88,11 +92,11 @@ def _statistics(text: str) -> tuple[str, ...]:
     return names
 
 
-def _instant(instant: datetime) -> str:
-    return instant.astimezone(UTC).isoformat(timespec="auto").replace("+00:00", "Z")
+def _instant(instant: datetime, zone: ZoneInfo = _UTC) -> str:
+    return instant.astimezone(zone).isoformat(timespec="auto").replace("+00:00", "Z")
 
 
-def _print_json(points: Iterable[Point], _statistics: Sequence[str]) -> None:
+def _print_json(points: Iterable[Point], _statistics: Sequence[str], _zone: ZoneInfo) -> None:
     """A JSON array with a row a line, written as rows arrive."""
     sys.stdout.write("[")
     for number, point in enumerate(points):
@@ -117,7 +121,7 @@ def _json_number(value: float | None) -> float | str | None:
     return value if value is None or abs(value) != float("inf") else ("+Inf" if value > 0 else "-Inf")
 
 
-def _print_csv(points: Iterable[Point], statistics: Sequence[str]) -> None:
+def _print_csv(points: Iterable[Point], statistics: Sequence[str], _zone: ZoneInfo) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["time", "metric", "labels", *statistics, "completeness", "is_final", "tier"])
     for point in points:
@@ -127,18 +131,18 @@ def _print_csv(points: Iterable[Point], statistics: Sequence[str]) -> None:
         writer.writerow([_instant(point.time), point.metric, labels, *values, *tail])
 
 
-def _print_table(points: Iterable[Point], statistics: Sequence[str]) -> None:
-    """Rows under their series, which is named once."""
+def _print_table(points: Iterable[Point], statistics: Sequence[str], zone: ZoneInfo) -> None:
+    """Rows under their series, which is named once; times in the zone whose days these are."""
     from rich.console import Console  # noqa: PLC0415 - only a table needs it
     from rich.markup import escape  # noqa: PLC0415 - as above
 
     console = Console(soft_wrap=True)
     for series, own in _by_series(points):
         console.print(f"[bold]{escape(series)}[/bold]", highlight=False)
-        console.print(_series_table(own, statistics))
+        console.print(_series_table(own, statistics, zone))
 
 
-def _series_table(points: Iterable[Point], statistics: Sequence[str]) -> Any:  # noqa: ANN401 - rich's table, imported late
+def _series_table(points: Iterable[Point], statistics: Sequence[str], zone: ZoneInfo) -> Any:  # noqa: ANN401 - rich's table, imported late
     from rich.table import Table  # noqa: PLC0415 - only a table needs it
 
     shown = Table(box=None, pad_edge=False)
@@ -148,7 +152,7 @@ def _series_table(points: Iterable[Point], statistics: Sequence[str]) -> Any:  #
         values = ("" if (value := point.values[name]) is None else f"{value:.6g}" for name in statistics)
         completeness = "" if point.completeness is None else f"{point.completeness:.0%}"
         final = {None: "", True: "yes", False: "no"}[point.is_final]
-        shown.add_row(_instant(point.time), *values, completeness, final, point.tier)
+        shown.add_row(_instant(point.time, zone), *values, completeness, final, point.tier)
     return shown
 
 

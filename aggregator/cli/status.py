@@ -34,6 +34,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("lag_seconds", "lag s"),
         ("backfill_lag_seconds", "backfill lag s"),
         ("backlog", "backlog"),
+        ("verify_mismatches", "mismatches"),
         ("stale", "stale"),
     ),
     "summaries": (
@@ -42,6 +43,13 @@ _COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("version", "version"),
         ("stale", "stale"),
         ("last_error", "last error"),
+    ),
+    "partitions_held": (
+        ("table", "kept too long"),
+        ("partitions", "partitions"),
+        ("oldest", "oldest"),
+        ("since", "since"),
+        ("reason", "because"),
     ),
     "nodes": (
         ("name", "node"),

@@ -15,9 +15,11 @@ def make_collectors(data_dir: Path) -> dict[str, Collector]:
     from aggregator.collectors.command import CommandCollector  # noqa: PLC0415 - the protocol is needed without them
     from aggregator.collectors.host import HostCollector  # noqa: PLC0415 - as above
     from aggregator.collectors.prometheus import PrometheusCollector  # noqa: PLC0415 - as above
+    from aggregator.collectors.selftest import SelftestCollector  # noqa: PLC0415 - as above
 
     return {
         "prometheus": PrometheusCollector(),
         "host": HostCollector(floor_path=data_dir / "host-cpu.floor"),
         "command": CommandCollector(),
+        "selftest": SelftestCollector(),
     }

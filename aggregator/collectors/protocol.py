@@ -19,7 +19,7 @@ class Target:
     """One endpoint of a source.
 
     `labels` are the target's own (job, instance and the source's); they are part of every series' label set. `address`
-    is a URL for `prometheus`, and a node's name for `host` and `command`.
+    is a URL for `prometheus`, a node's name for `host` and `command`, and a fixed word for `selftest`.
     """
 
     id: int

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aggregator.config.duration import format_duration
-from aggregator.config.ladder import divides, is_local
+from aggregator.config.ladder import day_divisor, divides, is_local, longest_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from aggregator.errors import Fault
 
 LONGEST_RETENTION = timedelta(days=365 * 1_000)
-#: By how much a local day may be longer than 24 hours.
-_LONGER_DAY = timedelta(hours=1)
+_DAYS_AS_A_YEAR = timedelta(days=365)
 _ZERO = timedelta(0)
 _HIGHEST_PORT = 65_535
 _SCHEMES = {
@@ -81,10 +80,12 @@ def _alone(entry: Entry[Tier]) -> Iterator[Fault]:
         yield entry.fault("retention", f"is shorter than the tier's step; keep at least one bucket, {step}")
     elif tier.retention > LONGEST_RETENTION:
         yield entry.fault("retention", "is longer than 1000y; write at most that")
+    if tier.step % _DAYS_AS_A_YEAR == _ZERO:
+        yield entry.fault("step", f"{step} has years of 365 days; write 12mo for one that begins on 1 January")
     if tier.step % timedelta(seconds=1):
         yield entry.fault("step", f"{step} is no whole number of seconds; write one, such as 10s")
     if tier.timezone != "UTC" and not is_local(tier):
-        message = "a zone decides where days begin; write a step of whole days, or leave the zone out"
+        message = "a zone decides where days begin; write a step of days, weeks or months, or leave the zone out"
         yield entry.fault("timezone", message)
 
 
@@ -104,7 +105,7 @@ def _parent(entry: Entry[Tier], finer: Sequence[Entry[Tier]]) -> Iterator[Fault]
     if not built_from:
         return
     parent = built_from[-1]
-    needed = tier.step + (_LONGER_DAY if is_local(tier) else _ZERO)
+    needed = longest_bucket(tier)
     if parent.value.step <= parent.value.retention < needed:
         message = f"is shorter than a bucket of tier {tier.name!r}, which is built from this one; keep at least "
         yield parent.fault("retention", message + format_duration(needed))
@@ -113,15 +114,15 @@ def _parent(entry: Entry[Tier], finer: Sequence[Entry[Tier]]) -> Iterator[Fault]
 def _no_parent(tier: Tier, finer: Sequence[Tier]) -> str:
     step = format_duration(tier.step)
     steps = ", ".join(dict.fromkeys(format_duration(other.step) for other in finer))
-    if is_local(tier):
-        zone = f"{step} and every offset of {tier.timezone}"
-        return f"no finer tier ({steps}) divides {zone}; add one that does, such as 15m"
+    if is_local(tier) or tier.months:
+        divisor = format_duration(day_divisor(tier.timezone))
+        return f"no finer tier ({steps}) divides the days of {tier.timezone}; add one that divides {divisor}"
     return f"{step} is a multiple of no finer tier's step ({steps}); write a multiple of one of them, or add a tier"
 
 
 def _samples(entry: Entry[Tier], settings: Settings, given: Mapping[str, Given]) -> Iterator[Fault]:
     """The finest tier is built from samples, which must be kept until its bucket is final."""
-    needed = entry.value.step + settings.lateness + settings.lookback
+    needed = longest_bucket(entry.value) + settings.lateness + settings.lookback
     if settings.sample_retention >= needed:
         return
     if "sample_retention" in given:

@@ -14,6 +14,7 @@ from aggregator.config.model import (
     HostSource,
     Limits,
     PrometheusSource,
+    SelftestSource,
     Source,
     Summary,
     Tier,
@@ -33,6 +34,7 @@ _SOURCE_MODELS: Mapping[str, type[BaseModel]] = {
     "prometheus": PrometheusSource,
     "host": HostSource,
     "command": CommandSource,
+    "selftest": SelftestSource,
 }
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 #: What a target has besides its own series: up, scrape_duration_seconds, scrape_samples_scraped.
 SERIES_ABOUT_A_SCRAPE = 3
 #: How many series one target is assumed to have: nobody knows before the first scrape.
-ASSUMED_SERIES = {"prometheus": 1_000, "host": 150, "command": 5, "aggregator": 300}
+ASSUMED_SERIES = {"prometheus": 1_000, "host": 150, "command": 5, "selftest": 12, "aggregator": 300}
 #: Measured (docs/architecture.md, "Bytes"): a raw sample, a rollup of the finest tier, and one of a tier whose open
 #: buckets are rewritten on pages that are left half empty for it.
 SAMPLE_BYTES = 10
@@ -84,7 +84,7 @@ def _source(source: BaseSource, settings: Settings) -> SourceEstimate:
         kind, targets = "prometheus", len(source.targets)
         series = sum(_series_of(target, settings) for target in source.targets)
     else:
-        kind = "host" if isinstance(source, HostSource) else "command"
+        kind = str(source.kind)  # type: ignore[attr-defined] # every concrete source has its kind
         targets = max(1, len(source.nodes)) if isinstance(source, HostSource | CommandSource) else 1
         series = targets * ASSUMED_SERIES[kind]
     series += targets * SERIES_ABOUT_A_SCRAPE

@@ -54,7 +54,7 @@ def explain(error: ValidationError, keys: Keys, *, is_secret: Callable[[str], bo
 def _path(detail: ErrorDetails) -> Path:
     """Without the parts that name a member of a union instead of a key."""
     location = detail["loc"]
-    if location and location[0] in ("prometheus", "host", "command"):
+    if location and location[0] in ("prometheus", "host", "command", "selftest"):
         location = location[1:]
     if location[:1] == ("parse",):
         return ("parse",)

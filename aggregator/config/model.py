@@ -10,9 +10,11 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
-from aggregator.config.duration import parse_duration
+from aggregator.config.duration import months_in, parse_duration
 from aggregator.config.selector import Selector, parse_selector
 
+#: The rule that every series meets.
+EVERYTHING = ".*"
 MINIMUM_INTERVAL = timedelta(seconds=1)
 #: Below the soft limit of a task (240 s), which would end a collection without a word about its targets.
 MAXIMUM_TIMEOUT = timedelta(seconds=180)
@@ -40,11 +42,21 @@ def _rule(value: Any) -> Any:  # noqa: ANN401 - as above
     return value
 
 
+def _rules_or_all(value: Any) -> Any:  # noqa: ANN401 - as above
+    if isinstance(value, bool):
+        return (EVERYTHING,) if value else ()
+    if not isinstance(value, tuple | list):
+        raise ValueError(f'{value!r} is neither true nor a list of selectors such as ["node_load.*"]')  # noqa: TRY004 - pydantic wants it
+    return value
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 #: Prometheus' selector as text; checked when the settings are read.
 SelectorText = Annotated[str, BeforeValidator(_selector)]
 #: As above, with a name that may be a regular expression, for `keep` and `drop`.
 RuleText = Annotated[str, BeforeValidator(_rule)]
+#: A list of those; `true` stands for all series, `false` for none.
+Rules = Annotated[tuple[RuleText, ...], BeforeValidator(_rules_or_all)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 
@@ -74,6 +86,8 @@ class BaseSource(Model):
     labels: dict[LabelName, str] = {}
     keep: tuple[RuleText, ...] = ()
     drop: tuple[RuleText, ...] = ()
+    #: Which gauges keep a sketch of how their samples are distributed.
+    quantiles: Rules = ()
     limits: Limits = Limits()
 
     @model_validator(mode="after")
@@ -96,6 +110,10 @@ class BaseSource(Model):
     def drop_selectors(self) -> tuple[Selector, ...]:
         """What is dropped of what `keep` has kept."""
         return tuple(parse_selector(text, anchored_name=True) for text in self.drop)
+
+    def quantile_selectors(self) -> tuple[Selector, ...]:
+        """Gauges that any of these matches keep sketches."""
+        return tuple(parse_selector(text, anchored_name=True) for text in self.quantiles)
 
 
 class PrometheusSource(BaseSource):
@@ -151,11 +169,17 @@ class CommandSource(BaseSource):
     output_bytes: int = Field(default=1_000_000, gt=0)
 
 
-Source = Annotated[PrometheusSource | HostSource | CommandSource, Field(discriminator="kind")]
+class SelftestSource(BaseSource):
+    """Values that are a pure function of the time, by which `verify` can check the whole way for ever."""
+
+    kind: Literal["selftest"] = "selftest"
+
+
+Source = Annotated[PrometheusSource | HostSource | CommandSource | SelftestSource, Field(discriminator="kind")]
 
 
 class Tier(Model):
-    """A step with its retention. `timezone`: the zone of whose midnight a day begins."""
+    """A step with its retention. `timezone`: the zone at whose midnight days, weeks and months begin."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,15}$")]
     step: Duration = Field(gt=timedelta(0))
@@ -169,6 +193,11 @@ class Tier(Model):
         except (KeyError, ValueError, OSError):
             raise ValueError(f"timezone {self.timezone!r} does not exist; write a name such as Europe/Berlin") from None
         return self
+
+    @property
+    def months(self) -> int:
+        """How many calendar months the step has; 0 for any other step. `step` is then their average length."""
+        return months_in(self.step)
 
 
 class Summary(Model):

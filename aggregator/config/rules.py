@@ -1,4 +1,4 @@
-"""`keep` and `drop` as they are written: a source of which nothing would be kept is a fault."""
+"""`keep`, `drop` and `quantiles` as they are written: what could never match anything is a fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_rules(document: Document) -> Iterator[Fault]:
-    """Faults of `keep` and `drop` in every source of the file, whether or not the rest of the source is right."""
+    """Faults of these rules in every source of the file, whether or not the rest of the source is right."""
     sources = document.table.get("sources")
     for index, source in enumerate(sources if isinstance(sources, list) else ()):
         if isinstance(source, dict):
@@ -30,10 +30,11 @@ def _faults(source: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], 
     keep, drop = _selectors(source.get("keep")), _selectors(source.get("drop"))
     if source.get("keep") == []:
         yield ("keep",), "is empty, which would keep nothing; leave it out to keep everything"
-    for index, selector in keep.items():
-        reason = contradiction(selector, _fixed_labels(source))
-        if reason:
-            yield ("keep", index), f"{source['keep'][index]!r} matches nothing: {reason}"
+    for name, selectors in (("keep", keep), ("quantiles", _selectors(source.get("quantiles")))):
+        for index, selector in selectors.items():
+            reason = contradiction(selector, _fixed_labels(source))
+            if reason:
+                yield (name, index), f"{source[name][index]!r} matches nothing: {reason}"
     if source.get("keep") and not keep:
         return  # what is not understood yet cannot be said to be dropped
     for index, selector in drop.items():

@@ -23,6 +23,7 @@ _NUMBER = rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _VALUE = rb"(?:" + _NUMBER + rb"|[+-]?(?i:inf(?:inity)?)|(?i:nan))"
 
 VALUE = re.compile(_VALUE)
+NUMBER = re.compile(_NUMBER)
 INFINITY = re.compile(rb"[+-]?(?i:inf(?:inity)?)")
 
 _TEXT_SAMPLE = re.compile(
@@ -49,6 +50,8 @@ _QUOTED_PART = re.compile(_QUOTED)
 #: A line cut off somewhere inside is no longer than this in an error's text.
 _MOST_BYTES_SHOWN = 80
 _LATEST_MS = 2**62
+#: How the refusal of a scrape ends; whoever reads lines for another purpose leaves it out.
+NOTHING_KEPT = "; nothing of this scrape is kept"
 _MOST_STAMP_BYTES = 20
 
 
@@ -73,7 +76,7 @@ class Comment(NamedTuple):
 def unreadable(line: bytes, why: str = "is not what the format allows") -> RejectedError:
     """The refusal of a whole scrape for one line, shown cut short."""
     shown = line[:_MOST_BYTES_SHOWN].decode("utf-8", "replace")
-    return RejectedError("parse", f"the line {shown!r} {why}; nothing of this scrape is kept")
+    return RejectedError("parse", f"the line {shown!r} {why}{NOTHING_KEPT}")
 
 
 def cut_text_sample(line: bytes) -> SampleLine:

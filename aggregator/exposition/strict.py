@@ -15,11 +15,12 @@ from aggregator.exposition import lines as cutting
 from aggregator.exposition.exposed import ExposedSeries
 from aggregator.exposition.formats import Format
 from aggregator.exposition.kinds import TYPES, kind_of
-from aggregator.exposition.lines import SampleLine, unreadable
+from aggregator.exposition.lines import NOTHING_KEPT, SampleLine, unreadable
 
 #: A metric's name and its labels, sorted.
 Named = tuple[str, tuple[tuple[str, str], ...]]
-_END = b"# EOF"
+#: The last line of OpenMetrics.
+END = b"# EOF"
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -47,10 +48,10 @@ class StrictReader:
         is_text = body_format is Format.TEXT
         for number, line in enumerate(body.split(b"\n")[:-1] if is_text else body.removesuffix(b"\n").split(b"\n")):
             if line.lstrip(b" \t").startswith(b"#"):
-                self._declare(line, is_text=is_text, types=types)
+                declare(line, is_text=is_text, types=types)
             elif not is_text or line.strip(b" \t"):
                 cut = cutting.cut_text_sample(line) if is_text else cutting.cut_openmetrics_sample(line)
-                name = named.get(cut.prefix) or self.named.get(cut.prefix) or self._name(cut.prefix, line)
+                name = named.get(cut.prefix) or self.named.get(cut.prefix) or self.name(cut.prefix, line)
                 named[cut.prefix] = name
                 found.append((number, cut, name))
                 if len(found) > self.limits.samples:
@@ -61,17 +62,8 @@ class StrictReader:
         kinds = {metric: kind_of(metric, types) for metric in {name[0] for _, _, name in found}}
         return [StrictSample(number, cut, ExposedSeries(*name, kinds[name[0]])) for number, cut, name in found]
 
-    def _declare(self, line: bytes, *, is_text: bool, types: dict[str, str]) -> None:
-        if not is_text and line == _END:
-            return
-        comment = cutting.cut_text_comment(line) if is_text else cutting.cut_openmetrics_comment(line)
-        if comment.word == "TYPE":
-            declared = comment.rest.strip(b" \t").decode()
-            if declared not in TYPES:
-                raise unreadable(line, "declares a type that does not exist")
-            types[_unquoted(comment.name)] = declared
-
-    def _name(self, prefix: bytes, line: bytes) -> Named:
+    def name(self, prefix: bytes, line: bytes) -> Named:
+        """The series that the part of a line before its value names. Raises RejectedError."""
         cutting.check_quoted(line, self.limits)
         # The stock parser renames what belongs to a counter's family: it sees each series alone, without a type.
         try:
@@ -86,7 +78,7 @@ class StrictReader:
     def _check_limits(self, metric: str, labels: dict[str, str]) -> None:
         limits = self.limits
         if not metric:
-            raise RejectedError("parse", "a series has no name; nothing of this scrape is kept")
+            raise RejectedError("parse", f"a series has no name{NOTHING_KEPT}")
         if len(labels) > limits.labels:
             raise RejectedError(
                 "too_many_labels", f"a series of {metric[:80]} has {len(labels)} labels; the limit is {limits.labels}"
@@ -107,7 +99,7 @@ def check_whole(body: bytes, body_format: Format) -> None:
     Raises RejectedError(`truncated`, `encoding`).
     """
     if body_format is Format.OPENMETRICS:
-        if body.removesuffix(b"\n").rpartition(b"\n")[2] != _END:
+        if body.removesuffix(b"\n").rpartition(b"\n")[2] != END:
             raise RejectedError("truncated", "the answer does not end with # EOF: it was cut off on its way")
     elif body and not body.endswith(b"\n"):
         raise RejectedError("truncated", "the answer does not end with a line feed: it was cut off on its way")
@@ -117,6 +109,18 @@ def check_whole(body: bytes, body_format: Format) -> None:
         raise RejectedError("encoding", f"the answer is not UTF-8: byte {error.start} cannot be read") from None
     if b"\0" in body:
         raise RejectedError("encoding", "the answer holds a NUL character, which PostgreSQL cannot store")
+
+
+def declare(line: bytes, *, is_text: bool, types: dict[str, str]) -> None:
+    """Read a line that begins with `#`, and enter the type that it declares into `types`. Raises RejectedError."""
+    if not is_text and line == END:
+        return
+    comment = cutting.cut_text_comment(line) if is_text else cutting.cut_openmetrics_comment(line)
+    if comment.word == "TYPE":
+        declared = comment.rest.strip(b" \t").decode()
+        if declared not in TYPES:
+            raise unreadable(line, "declares a type that does not exist")
+        types[_unquoted(comment.name)] = declared
 
 
 def _unquoted(name: bytes) -> str:

@@ -38,11 +38,14 @@ def merge(children: Sequence[Statistics]) -> Statistics:
 
 
 def _known(children: Sequence[Statistics], name: str) -> np.ndarray:
-    """Where any child has this statistic at all: a gauge has no increase."""
+    """Where all children that have samples know this statistic: a gauge has no increase, nor inf - inf a sum."""
     known = np.zeros(children[0].count.shape, dtype=np.bool_)
+    unknown = known.copy()
     for child in children:
-        known |= ~np.isnan(getattr(child, name))
-    return known
+        is_nan = np.isnan(getattr(child, name))
+        known |= ~is_nan
+        unknown |= is_nan & (child.count > 0)
+    return known & ~unknown
 
 
 def _squared_deviations(children: Sequence[Statistics]) -> Floats:

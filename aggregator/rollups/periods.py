@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -51,16 +52,14 @@ class Periods:
 
     def starts(self, since: datetime, until: datetime) -> Iterator[datetime]:
         """The starts (UTC) of the periods that reach into the half-open interval, oldest first, each once."""
-        number = self.holding(since)
-        start = self.start(number)
-        while start < until:
-            yield start
-            number += 1
-            end = self.start(number)
-            while end == start:
-                number += 1
-                end = self.start(number)
-            start = end
+        before = None
+        for number in itertools.count(self.holding(since)):
+            start = self.start(number)
+            if start >= until:
+                return
+            if start != before:
+                yield start
+            before = start
 
     def _number(self, day: date) -> int:
         if self.months:

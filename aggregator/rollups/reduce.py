@@ -82,8 +82,9 @@ def _squared_deviations(values: Floats, first: Floats, count: Integers) -> Float
     squares = CompensatedSum(first.shape)
     for value in values:
         squares.add(((value - first) - mean) ** 2)
-    # Between infinities there is no deviation to speak of.
-    return np.where(np.isfinite(mean), squares.total, np.nan)
+    # Between infinities there is no deviation to speak of; one minus another is NaN, which the sums leave out.
+    is_finite = np.isfinite(mean) & ~np.isinf(values).any(axis=0)
+    return np.where(is_finite, squares.total, np.nan)
 
 
 def _increase(values: Floats, at_ms: Integers, *, edge: Edge, lookback_ms: int) -> tuple[Floats, Floats]:

@@ -1,8 +1,8 @@
 """Sketches: how the samples of many series are distributed, to 1 % of each value, and mergeable without loss.
 
-A value falls into the interval (gamma^(k-1), gamma^k], and only k and how many samples fell there are kept (Masson, Rim,
-Lee: DDSketch, VLDB 2019, section 2). Keys keep the order of the values, negative ones included. Nothing is ever
-collapsed: the doubles have 145,421 keys in all, and what a series takes in practice are dozens.
+A value falls into the interval (gamma^(k-1), gamma^k], and only k and how many samples fell there are kept (Masson,
+Rim, Lee: DDSketch, VLDB 2019, section 2). Keys keep the order of the values, negative ones included. Nothing is ever
+collapsed: all doubles together have 145,421 keys, and what a series takes in practice are dozens.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _ACCURACY = RELATIVE_ERROR * (1 - 1e-9)
 LOG_GAMMA = math.log1p(_ACCURACY) - math.log1p(-_ACCURACY)
 #: What lies this far (as a logarithm) below gamma^k is as near to both ends of k's interval, relatively.
 LOG_CENTRE = -math.log1p(-_ACCURACY)
-#: The key of 1.0. The smallest double, 4.9e-324, has key 279: all positive values have positive keys.
+#: The key of 1.0. The smallest double, 4.9e-324, has key 280: all positive values have positive keys.
 KEY_OF_ONE = 37_500
 #: The key of infinity; the largest double has key 72,988.
 KEY_OF_INFINITY = 100_000
-#: Beyond it the exponential is no double any more; it is within 0.002 % of the largest one's.
+#: The logarithms of the smallest double and, within 0.002 %, of the largest: beyond them is none.
+SMALLEST_LOG = -744.4400719213812
 LARGEST_LOG = 709.7827
 
 # Keys lie between minus and plus 2^17, so (series, key) fits one integer that sorts as the pair does.
@@ -71,9 +72,8 @@ class Sketches:
     def differs(self, other: Sketches, *, series: int) -> npt.NDArray[np.bool_]:
         """Which of the first `series` series have another sketch there; shape (series,)."""
         different = np.zeros(series, dtype=np.bool_)
-        mine, theirs = (np.column_stack((one.series, one.keys, one.counts)) for one in (self, other))
-        both, times = np.unique(np.concatenate((mine, theirs)), axis=0, return_counts=True)
-        different[both[times == 1, 0]] = True
+        for one, another in ((self, other), (other, self)):
+            different[one.series[~_are_in(one, another)]] = True
         return different
 
 
@@ -93,7 +93,7 @@ def values_of(keys: Integers) -> Floats:
     Among subnormal numbers, below 2.3e-308, a double itself may be that much coarser: half of 4.9e-324.
     """
     sizes = np.abs(keys)
-    logarithms = np.minimum((sizes - KEY_OF_ONE) * LOG_GAMMA - LOG_CENTRE, LARGEST_LOG)
+    logarithms = np.clip((sizes - KEY_OF_ONE) * LOG_GAMMA - LOG_CENTRE, SMALLEST_LOG, LARGEST_LOG)
     halves = np.exp(np.where(sizes >= KEY_OF_INFINITY, 0.0, logarithms) / 2)
     return np.sign(keys) * np.where(sizes >= KEY_OF_INFINITY, np.inf, halves * halves)
 
@@ -130,6 +130,15 @@ def quantile(q: float, keys: Integers, counts: Integers, *, low: float, high: fl
     rank = max(1, math.ceil(q * float(up_to[-1])))
     key = keys[np.searchsorted(up_to, rank)]
     return float(min(max(values_of(np.array([key]))[0], low), high))
+
+
+def _are_in(sketches: Sketches, other: Sketches) -> npt.NDArray[np.bool_]:
+    """Which of the entries are in another one's too; shape (n,)."""
+    if not len(other):
+        return np.zeros(len(sketches), dtype=np.bool_)
+    mine, theirs = _packed(sketches.series, sketches.keys), _packed(other.series, other.keys)
+    places = np.minimum(np.searchsorted(theirs, mine), len(theirs) - 1)
+    return np.asarray((theirs[places] == mine) & (other.counts[places] == sketches.counts))
 
 
 def _packed(series: Integers, keys: Integers) -> Integers:

@@ -82,6 +82,8 @@ def _of_tiers(health: Health) -> Iterator[Metric]:
         rows += [((tier.name, "live"), float(tier.live_rows)), ((tier.name, "backfill"), float(tier.backfill_rows))]
     yield _gauge("oldest_due_age_seconds", "How long the oldest due roll-up has waited.", ("tier", "kind"), lags)
     yield _gauge("dirty_rows", "Rows of the ledger that wait to be rolled up.", ("tier", "kind"), rows)
+    mismatches = [((tier.name,), float(tier.verify_mismatches)) for tier in health.tiers]
+    yield _counter("verify_mismatches", "Values that a daily verification found to be wrong.", ("tier",), mismatches)
 
 
 def _gauge(name: str, help_text: str, labels: Sequence[str], values: Sequence[_Labelled]) -> Metric:

@@ -61,7 +61,7 @@ class Status:
         return document
 
 
-_LISTS = ("sources", "targets", "tiers", "summaries", "nodes", "glance")
+_LISTS = ("sources", "targets", "tiers", "summaries", "nodes", "glance", "partitions_held")
 
 
 def is_source_stale(source: SourceHealth, *, now: datetime) -> bool:
@@ -112,6 +112,9 @@ def _problems(health: Health, now: datetime) -> Iterator[str]:
     for summary in health.summaries:
         if is_summary_stale(summary, published_at=health.published_at, now=now):
             yield f"summary {summary.name} is stale: {summary.last_error or 'no refresh has ended in time'}"
+    if health.verification is not None and health.verification.error is not None:
+        when = _instant(health.verification.finished_at)
+        yield f"verification of {when}: {health.verification.error}; see docs/verify.md"
     for table, end in health.partitions_end.items():
         if end is None or end - now < PARTITIONS_AHEAD:
             yield f"table {table} has no partition for what comes next; run `aggregator maintain`"
@@ -165,6 +168,7 @@ def _lists(health: Health, now: datetime) -> dict[str, list[dict[str, Any]]]:
         ],
         "nodes": [{**asdict(node), "alive": is_node_alive(node, now=now)} for node in health.nodes],
         "glance": [asdict(glance) for glance in health.glance],
+        "partitions_held": [asdict(held) for held in health.partitions_held],
     }
 
 

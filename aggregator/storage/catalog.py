@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 from aggregator.errors import SchemaOutdatedError
 from aggregator.rollups.buckets import Ladder
 from aggregator.storage import tables
-from aggregator.storage.partitions import Partitioned, rollup_partitions
+from aggregator.storage.partitions import Partitioned, rollup_partitions, sketch_partitions
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class TierEntry:
     def partitions(self) -> Partitioned:
         """How this tier's part of `rollup` is partitioned."""
         return rollup_partitions(self.name, self.ladder.step, is_finest=self.is_finest)
+
+    @property
+    def sketch_partitions(self) -> Partitioned:
+        """How this tier's part of `sketch` is partitioned."""
+        return sketch_partitions(self.partitions)
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,14 @@ def read_installation(connection: Connection) -> Installation:
     row = connection.execute(select(tables.installation)).one_or_none()
     if row is None:
         raise SchemaOutdatedError("nothing was published to this database yet; run `aggregator db migrate`")
-    tiers = connection.execute(select(tables.tiers).where(tables.tiers.c.active).order_by(tables.tiers.c.step_seconds))
+    table = tables.tiers
+    tiers = connection.execute(select(table).where(table.c.active).order_by(table.c.step_seconds, table.c.id))
     return Installation(
         tiers=tuple(
             TierEntry(
                 id=tier.id,
                 name=tier.name,
-                ladder=Ladder(timedelta(seconds=tier.step_seconds), tier.timezone),
+                ladder=Ladder(timedelta(seconds=tier.step_seconds), tier.timezone, months=tier.step_months),
                 retention=timedelta(seconds=tier.retention_seconds),
                 parent_id=tier.parent_id,
             )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ _HEADER_BYTES = 19
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NULL_LENGTH = -1
+#: The "width" of a column that is NULL.
+_NULL = -1
 _ARRAY_HEADER_BYTES = 20
 _DIALECT: Dialect = PGDialect()  # type: ignore[no-untyped-call] # SQLAlchemy's own constructor
 
@@ -70,14 +72,14 @@ def from_wire_instant(value: int) -> datetime:
     return _POSTGRES_EPOCH + timedelta(microseconds=int(value))
 
 
-@cache
-def _row_dtype(table: Table, names: tuple[str, ...], present: frozenset[str], width: int) -> np.dtype[np.void]:
-    """The dtype of one row on the wire; `width` elements in every array, columns outside `present` are NULL."""
+@lru_cache(maxsize=1_024)  # sketches have rows of thousands of widths, and each entry takes 7 kB
+def _row_dtype(table: Table, names: tuple[str, ...], widths: tuple[int, ...]) -> np.dtype[np.void]:
+    """The dtype of one row on the wire; `widths` run parallel to `names`: elements of an array, `_NULL` for a NULL."""
     fields: list[Any] = [("fields", ">i2")]
-    for name in names:
+    for name, width in zip(names, widths, strict=True):
         column_type = table.c[name].type
         fields.append((f"{name}.length", ">i4"))
-        if name not in present:
+        if width == _NULL:
             continue
         if isinstance(column_type, ARRAY):
             element = _scalar(column_type.item_type)
@@ -90,26 +92,31 @@ def _row_dtype(table: Table, names: tuple[str, ...], present: frozenset[str], wi
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one width: scalars of shape (n,), arrays of shape (n, width); a column that is absent is NULL."""
+    """Rows of one shape: scalars of shape (n,), arrays of shape (n, width); a column that is absent is NULL."""
 
     columns: dict[str, npt.NDArray[Any]]
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
 
+    def width(self, name: str) -> int:
+        """How many elements a column's arrays have; 0 for a scalar, -1 where the column is NULL."""
+        if name not in self.columns:
+            return _NULL
+        values = self.columns[name]
+        return values.shape[1] if values.ndim > 1 else 0
+
 
 def encode(table: Table, names: tuple[str, ...], rows: Rows) -> bytes:
     """The rows as COPY data without signature and trailer, columns in the order of `names`."""
-    width = next((values.shape[1] for values in rows.columns.values() if values.ndim > 1), 0)
-    present = frozenset(rows.columns)
-    wire = np.zeros(len(rows), dtype=_row_dtype(table, names, present, width))
+    widths = tuple(rows.width(name) for name in names)
+    wire = np.zeros(len(rows), dtype=_row_dtype(table, names, widths))
     wire["fields"] = len(names)
-    for name in names:
-        if name not in present:
-            wire[f"{name}.length"] = _NULL_LENGTH
-            continue
+    for name, width in zip(names, widths, strict=True):
         column_type = table.c[name].type
-        if isinstance(column_type, ARRAY):
+        if width == _NULL:
+            wire[f"{name}.length"] = _NULL_LENGTH
+        elif isinstance(column_type, ARRAY):
             element = _scalar(column_type.item_type)
             wire[f"{name}.length"] = _ARRAY_HEADER_BYTES + width * (4 + element.size)
             wire[f"{name}.header"] = (1, 0, element.oid, width, 1)
@@ -130,7 +137,7 @@ def copy_in(connection: Connection, target: str, names: tuple[str, ...], parts: 
 
 
 def copy_out(connection: Connection, query: Select[Any]) -> memoryview:
-    """The result of a query as COPY data, without the signature; `scan` and `grouped` read it."""
+    """The result of a query as COPY data, without the signature; `scalars` and `grouped` read it."""
     statement = query.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True})
     data = io.BytesIO()
     with _cursor(connection) as cursor:
@@ -161,32 +168,106 @@ def _as_sqlalchemy(connection: Connection, error: psycopg2.Error, *, is_lost: bo
     )
 
 
-def grouped(data: memoryview, table: Table, names: tuple[str, ...]) -> Iterator[Rows]:
-    """Rows without NULLs whose arrays are all equally long within a row, grouped by that length.
+def scalars(data: memoryview, table: Table, names: tuple[str, ...]) -> Rows:
+    """Rows without NULLs and arrays, in their order."""
+    dtype = _row_dtype(table, names, (0,) * len(names))
+    wire = np.frombuffer(data, dtype=dtype, count=(len(data) - len(_TRAILER)) // dtype.itemsize)
+    return Rows({name: _native(wire, table, name) for name in names})
 
-    The first array's place in a row is fixed, so one look per row gives its length; the rest is numpy.
+
+def grouped(
+    data: memoryview, table: Table, names: tuple[str, ...], *, optional: tuple[str, ...] = ()
+) -> Iterator[Rows]:
+    """Rows grouped by shape: by the width that all their arrays have, and by that of each array in `optional`.
+
+    An array in `optional` has a width of its own in each row, or is NULL: it is then absent from the group's columns.
+    Optional arrays come before all others in `names`. No other column may be NULL, and no array empty. Where the
+    lengths stand in a row is known, so one look per row and optional array is enough; the rest is numpy.
     """
-    present = frozenset(names)
-    empty = _row_dtype(table, names, present, 0)
-    per_element = _row_dtype(table, names, present, 1).itemsize - empty.itemsize
-    first_array = next(name for name in names if isinstance(table.c[name].type, ARRAY))
-    dimension_at = empty.fields[f"{first_array}.header"][1] + 12  # type: ignore[index] # the dtype has fields
-    offsets_by_width: dict[int, list[int]] = {}
-    offset, end = 0, len(data) - len(_TRAILER)
-    while offset < end:
-        width = int.from_bytes(data[offset + dimension_at : offset + dimension_at + 4], "big")
-        offsets_by_width.setdefault(width, []).append(offset)
-        offset += empty.itemsize + width * per_element
-    if offset != end:
-        raise ValueError(f"{table.name}: a row holds a NULL, or arrays of unequal length")
-    buffer = np.frombuffer(data, dtype=np.uint8)
-    for width, offsets in offsets_by_width.items():
-        dtype = _row_dtype(table, names, present, width)
-        places = np.array(offsets)[:, None] + np.arange(dtype.itemsize)
-        wire = buffer[places].view(dtype)[:, 0]
-        yield Rows({name: _native(wire, table, name) for name in names})
+    layout = _Layout(table, names, optional)
+    for widths, offsets in layout.offsets_by_widths(data).items():
+        dtype = _row_dtype(table, names, widths)
+        wire = _gathered(data, offsets, dtype)
+        present = (name for name, width in zip(names, widths, strict=True) if width != _NULL)
+        yield Rows({name: _native(wire, table, name) for name in present})
+
+
+def _gathered(data: memoryview, offsets: list[int], dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """The rows of one layout that begin at ascending offsets. Neighbours are taken as they lie: mostly, all of them."""
+    starts = np.array(offsets)
+    ends_run = np.append(np.flatnonzero(np.diff(starts) != dtype.itemsize), len(starts) - 1)
+    if len(ends_run) == 1:
+        return np.frombuffer(data, dtype=dtype, count=len(starts), offset=offsets[0])
+    first = np.insert(ends_run[:-1] + 1, 0, 0)
+    runs = zip(starts[first], starts[ends_run] + dtype.itemsize, strict=True)
+    return np.frombuffer(b"".join(data[start:end] for start, end in runs), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where in a row of COPY data its lengths stand."""
+
+    table: Table
+    names: tuple[str, ...]
+    optional: tuple[str, ...]
+
+    def _bytes(self, names: tuple[str, ...], width: int) -> int:
+        """Bytes of consecutive columns whose arrays have that width."""
+        dtype = _row_dtype(self.table, names, tuple(width if self._is_array(name) else 0 for name in names))
+        return dtype.itemsize - 2
+
+    def _is_array(self, name: str) -> bool:
+        return isinstance(self.table.c[name].type, ARRAY)
+
+    def _gaps(self) -> tuple[list[int], tuple[str, ...]]:
+        """Bytes of what lies before each optional array and after the one before it, and the columns after them all."""
+        gaps: list[int] = []
+        before = 0
+        for name in self.optional:
+            place = self.names.index(name)
+            gaps.append(self._bytes(self.names[before:place], 0))
+            before = place + 1
+        return gaps, self.names[before:]
+
+    def offsets_by_widths(self, data: memoryview) -> dict[tuple[int, ...], list[int]]:
+        """By the widths of a row's columns, where in the data the rows begin that have them."""
+        gaps, rest = self._gaps()
+        fixed = self._bytes(rest, 0)
+        per_element = self._bytes(rest, 1) - fixed
+        first_array = next(name for name in rest if self._is_array(name))
+        # The lengths of columns before it, its own, and three words of its header.
+        dimension_at = self._bytes(rest[: rest.index(first_array)], 0) + 16
+        found: dict[tuple[int, ...], list[int]] = {}
+        offset, end = 0, len(data) - len(_TRAILER)
+        while offset < end:
+            at, lengths = offset + 2, []
+            for gap in gaps:
+                at += gap + 4
+                length = int.from_bytes(data[at - 4 : at], "big", signed=True)
+                lengths.append(length)
+                at += max(length, 0)
+            width = int.from_bytes(data[at + dimension_at : at + dimension_at + 4], "big")
+            found.setdefault((*lengths, width), []).append(offset)
+            offset = at + fixed + width * per_element
+        if offset != end:
+            raise ValueError(f"{self.table.name}: a row holds a NULL, or arrays of unequal length")
+        return {self._widths(key): offsets for key, offsets in found.items()}
+
+    def _widths(self, key: tuple[int, ...]) -> tuple[int, ...]:
+        """The width of each column, from the bytes of each optional array and the width of all others."""
+        own = dict(zip(self.optional, key[:-1], strict=True))
+        return tuple(
+            self._width(name, own[name]) if name in own else (key[-1] if self._is_array(name) else 0)
+            for name in self.names
+        )
+
+    def _width(self, name: str, length: int) -> int:
+        if length == _NULL_LENGTH:
+            return _NULL
+        element = _scalar(self.table.c[name].type.item_type)  # type: ignore[attr-defined] # it is an array
+        return (length - _ARRAY_HEADER_BYTES) // (4 + element.size)
 
 
 def _native(wire: npt.NDArray[np.void], table: Table, name: str) -> npt.NDArray[Any]:
     values = wire[name]["value"] if isinstance(table.c[name].type, ARRAY) else wire[name]
-    return np.ascontiguousarray(values).astype(values.dtype.newbyteorder("="))
+    return values.astype(values.dtype.newbyteorder("="), order="C")

@@ -21,6 +21,8 @@ from aggregator.storage.health_sources import (
 )
 from aggregator.storage.health_tables import partitions_end, table_bytes
 from aggregator.storage.health_tiers import Backlog, TierHealth, backlogs, newest_buckets, tiers_of
+from aggregator.storage.health_verify import Verification, last_verification
+from aggregator.storage.held_partitions import HeldPartitions, held_partitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +75,10 @@ class Health:
     partitions_end: dict[str, datetime | None]
     #: Bytes with indexes and out-of-line values, by table; partitions count for their parent.
     table_bytes: dict[str, int]
+    #: What holds partitions past their retention.
+    partitions_held: tuple[HeldPartitions, ...] = ()
+    #: What the newest verification said; None before the first.
+    verification: Verification | None = None
 
 
 class HealthReader:
@@ -102,9 +108,11 @@ class HealthReader:
             summaries=_summaries(connection),
             nodes=_nodes(connection),
             glance=self._glance.read(connection, now=now),
+            verification=last_verification(connection),
             slots_missed=_stage_slots_missed(connection),
             partitions_end=self._keep("partitions", lambda: partitions_end(connection)),
             table_bytes=self._keep("bytes", lambda: table_bytes(connection), at_least_seconds=LONGEST_KEPT_SECONDS),
+            partitions_held=held_partitions(connection),
         )
 
     def _sources(
@@ -146,6 +154,6 @@ def _nodes(connection: Connection) -> tuple[NodeHealth, ...]:
 
 def _stage_slots_missed(connection: Connection) -> dict[str, int]:
     table = tables.wakes
-    stages = ("rollup", "summarize", "maintain")
+    stages = ("rollup", "summarize", "maintain", "verify")
     rows = connection.execute(select(table.c.job, table.c.slots_missed).where(table.c.job.in_(stages)))
     return {row.job: row.slots_missed for row in rows}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, Row, bindparam, text
 
 from aggregator.storage import tables
 
@@ -55,11 +55,11 @@ class _Place(NamedTuple):
 # Uses index: sample_frame_pkey, from its newest end.
 _FRAMES = text(
     """
-    SELECT t.labels ->> 'instance' AS instance, frame.map_id, frame."values" AS values_
+    SELECT t.labels ->> 'instance' AS instance, frame.map_id, frame."values" AS values_, frame.places
     FROM aggregator.targets AS t
     JOIN aggregator.sources AS s ON s.id = t.source_id AND s.kind = 'host' AND s.active
     CROSS JOIN LATERAL (
-        SELECT f.map_id, f.at, f."values" FROM aggregator.sample_frame AS f
+        SELECT f.map_id, f.at, f."values", f.places FROM aggregator.sample_frame AS f
         WHERE f.target_id = t.id AND f.at > :since ORDER BY f.at DESC LIMIT 2
     ) AS frame
     WHERE t.active
@@ -90,15 +90,18 @@ class GlanceReader:
         """A glance at each host that sent samples within the last five minutes, by instance."""
         frames: dict[str, list[Sequence[Reading]]] = {}
         for row in connection.execute(_FRAMES, {"since": now - NEWEST_WITHIN, "most": 2 * MOST_HOSTS}).all():
-            frames.setdefault(row.instance, []).append(self._readings(connection, row.map_id, row.values_))
+            frames.setdefault(row.instance, []).append(self._readings(connection, row))
         return tuple(glance(instance, *readings[:2]) for instance, readings in frames.items())
 
-    def _readings(self, connection: Connection, map_id: int, values: Sequence[float | None]) -> list[Reading]:
-        known = self._places.get(map_id)
-        if known is None or known[0] < len(values):
-            rows = connection.execute(_PLACES, {"map_id": map_id})
-            known = self._places[map_id] = (len(values), tuple(_Place(*row) for row in rows))
-        found = ((place, values[place.position - 1]) for place in known[1] if place.position <= len(values))
+    def _readings(self, connection: Connection, frame: Row[Any]) -> list[Reading]:
+        # A sparse frame lists the places of its values; a dense one has them from the first on.
+        values = dict(zip(frame.places or range(1, len(frame.values_) + 1), frame.values_, strict=True))
+        length = max(values, default=0)
+        known = self._places.get(frame.map_id)
+        if known is None or known[0] < length:
+            rows = connection.execute(_PLACES, {"map_id": frame.map_id})
+            known = self._places[frame.map_id] = (length, tuple(_Place(*row) for row in rows))
+        found = ((place, values.get(place.position)) for place in known[1])
         return [
             Reading(place.metric, place.label, value)
             for place, value in found

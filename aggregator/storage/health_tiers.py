@@ -31,11 +31,15 @@ class StoredTier:
     id: int
     name: str
     step_seconds: float
+    verify_mismatches: int = 0
 
 
 @dataclass(frozen=True)
 class TierHealth:
-    """A tier: the start of its newest bucket, and how long its oldest due work has waited (seconds, 0: none waits)."""
+    """A tier: the start of its newest bucket, and how long its oldest due work has waited (seconds, 0: none waits).
+
+    `verify_mismatches`: values that daily verifications have found to be wrong, since the tier was made.
+    """
 
     name: str
     step_seconds: float
@@ -44,6 +48,7 @@ class TierHealth:
     backfill_lag_seconds: float
     live_rows: int
     backfill_rows: int
+    verify_mismatches: int = 0
 
     @classmethod
     def of(
@@ -59,6 +64,7 @@ class TierHealth:
             backfill_lag_seconds=_age_seconds(backlog.backfill_due, now),
             live_rows=backlog.live_rows,
             backfill_rows=backlog.backfill_rows,
+            verify_mismatches=tier.verify_mismatches,
         )
 
 
@@ -69,8 +75,8 @@ def _age_seconds(due: datetime | None, now: datetime) -> float:
 def tiers_of(connection: Connection) -> tuple[StoredTier, ...]:
     """The active tiers, finest first."""
     table = tables.tiers
-    statement = select(table.c.id, table.c.name, table.c.step_seconds).where(table.c.active)
-    return tuple(StoredTier(*row) for row in connection.execute(statement.order_by(table.c.step_seconds)))
+    statement = select(table.c.id, table.c.name, table.c.step_seconds, table.c.verify_mismatches).where(table.c.active)
+    return tuple(StoredTier(*row) for row in connection.execute(statement.order_by(table.c.step_seconds, table.c.id)))
 
 
 def backlogs(connection: Connection) -> dict[int, Backlog]:

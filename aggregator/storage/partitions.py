@@ -24,11 +24,15 @@ _DDL_LOCK = text("SELECT pg_advisory_xact_lock(hashtext('aggregator.partitions')
 
 @dataclass(frozen=True)
 class Partitioned:
-    """A table that is partitioned by time: how wide its partitions are and how they are stored."""
+    """A table that is partitioned by time: how wide its partitions are and how they are stored.
+
+    `beside`: a table whose partition of the same interval is dropped with this one's.
+    """
 
     table: str
     width: timedelta
     storage: str = ""
+    beside: str | None = None
 
     def bounds(self, instant: datetime) -> tuple[datetime, datetime]:
         """The half-open interval (UTC) of the partition that holds an instant."""
@@ -58,22 +62,34 @@ def rollup_partitions(tier_name: str, step: timedelta, *, is_finest: bool) -> Pa
         width = timedelta(days=28)
     else:
         width = timedelta(days=364)
-    return Partitioned(f"rollup_{tier_name}", width, _INLINE if is_finest else f"{_INLINE}, fillfactor = 50")
+    storage = _INLINE if is_finest else f"{_INLINE}, fillfactor = 50"
+    return Partitioned(f"rollup_{tier_name}", width, storage, beside=f"sketch_{tier_name}")
+
+
+def sketch_partitions(of_rollups: Partitioned) -> Partitioned:
+    """The partitions of one tier of `sketch`: as wide as those of its rollups, beside which they stand."""
+    if of_rollups.beside is None:
+        raise ValueError(f"{of_rollups.table} has no sketches")
+    return Partitioned(of_rollups.beside, of_rollups.width)
 
 
 def ensure_tier(connection: Connection, *, tier_id: int, tier_name: str) -> None:
-    """Make the part of `rollup` that holds one tier, where it is missing.
+    """Make the parts of `rollup` and of `sketch` that hold one tier, where they are missing.
 
     LIKE and ATTACH take only SHARE UPDATE EXCLUSIVE on the parent: readers and writers go on.
     """
-    if _exists(connection, f"rollup_{tier_name}"):
-        return
-    connection.execute(_DDL_LOCK)
-    if _exists(connection, f"rollup_{tier_name}"):
-        return
-    child = f'{SCHEMA}."rollup_{tier_name}"'
-    connection.execute(text(f"CREATE TABLE {child} (LIKE {SCHEMA}.rollup INCLUDING ALL) PARTITION BY RANGE (bucket)"))
-    connection.execute(text(f"ALTER TABLE {SCHEMA}.rollup ATTACH PARTITION {child} FOR VALUES IN ({int(tier_id)})"))
+    for parent in ("rollup", "sketch"):
+        name = f"{parent}_{tier_name}"
+        if _exists(connection, name):
+            continue
+        connection.execute(_DDL_LOCK)
+        if not _exists(connection, name):
+            _make_tier(connection, parent, f'{SCHEMA}."{name}"', tier_id=tier_id)
+
+
+def _make_tier(connection: Connection, parent: str, child: str, *, tier_id: int) -> None:
+    connection.execute(text(f"CREATE TABLE {child} (LIKE {SCHEMA}.{parent} INCLUDING ALL) PARTITION BY RANGE (bucket)"))
+    connection.execute(text(f"ALTER TABLE {SCHEMA}.{parent} ATTACH PARTITION {child} FOR VALUES IN ({int(tier_id)})"))
 
 
 def ensure(connection: Connection, partitioned: Partitioned, *, since: datetime, until: datetime) -> int:
@@ -105,12 +121,29 @@ def _make(connection: Connection, partitioned: Partitioned, start: datetime) -> 
     storage = f" WITH ({partitioned.storage})" if partitioned.storage else ""
     end = start + partitioned.width
     connection.execute(text(f"CREATE TABLE {child} (LIKE {parent} INCLUDING ALL){storage}"))
+    _analyze_no_arrays(connection, child)
     connection.execute(
         text(
             f"ALTER TABLE {parent} ATTACH PARTITION {child}"
             f" FOR VALUES FROM ('{start.isoformat()}') TO ('{end.isoformat()}')"
         )
     )
+
+
+_ARRAYS = text(
+    """
+    SELECT quote_ident(attribute.attname)
+    FROM pg_attribute AS attribute JOIN pg_type ON pg_type.oid = attribute.atttypid
+    WHERE attribute.attrelid = CAST(:child AS regclass) AND attribute.attnum > 0 AND pg_type.typcategory = 'A'
+    """
+)
+
+
+def _analyze_no_arrays(connection: Connection, child: str) -> None:
+    """Gather no statistics about arrays of numbers: no plan needs them, and under load they cost more than writing."""
+    columns = connection.execute(_ARRAYS, {"child": child}).scalars().all()
+    changes = ", ".join(f"ALTER COLUMN {column} SET STATISTICS 0" for column in columns)
+    connection.execute(text(f"ALTER TABLE {child} {changes}"))
 
 
 def _exists(connection: Connection, name: str) -> bool:
@@ -153,17 +186,32 @@ def _parse(name: str, bound: str) -> Partition:
 
 
 def drop(connection: Connection, partitioned: Partitioned, partition: Partition) -> None:
-    """Drop a partition whose lock is held already; see `lock`."""
-    connection.execute(text(f'ALTER TABLE {SCHEMA}."{partitioned.table}" DETACH PARTITION {SCHEMA}."{partition.name}"'))
-    connection.execute(text(f'DROP TABLE {SCHEMA}."{partition.name}"'))
+    """Drop a partition whose lock is held already, and the one beside it; see `lock`."""
+    for table, name in _with_beside(connection, partitioned, partition):
+        connection.execute(text(f'ALTER TABLE {SCHEMA}."{table}" DETACH PARTITION {SCHEMA}."{name}"'))
+        connection.execute(text(f'DROP TABLE {SCHEMA}."{name}"'))
+
+
+def limit_waiting(connection: Connection) -> None:
+    """Wait for locks only briefly in this transaction: while we wait for all others to leave, they queue behind us."""
+    connection.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": _DROP_LOCK_TIMEOUT})
 
 
 def lock(connection: Connection, partitioned: Partitioned, partition: Partition) -> None:
     """Keep everybody out of a partition, so that what the ledger says next stays true until the drop commits.
 
     The table comes first, as for everyone who reads it: the drop needs its lock too, and the other way round a reader
-    and we would wait for each other. While we wait, all others queue behind us: so not for long.
+    and we would wait for each other. `limit_waiting` comes before.
     """
-    connection.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": _DROP_LOCK_TIMEOUT})
-    connection.execute(text(f'LOCK TABLE ONLY {SCHEMA}."{partitioned.table}" IN ACCESS EXCLUSIVE MODE'))
-    connection.execute(text(f'LOCK TABLE {SCHEMA}."{partition.name}" IN ACCESS EXCLUSIVE MODE'))
+    for table, name in _with_beside(connection, partitioned, partition):
+        connection.execute(text(f'LOCK TABLE ONLY {SCHEMA}."{table}" IN ACCESS EXCLUSIVE MODE'))
+        connection.execute(text(f'LOCK TABLE {SCHEMA}."{name}" IN ACCESS EXCLUSIVE MODE'))
+
+
+def _with_beside(connection: Connection, partitioned: Partitioned, partition: Partition) -> Iterator[tuple[str, str]]:
+    """The table and the name of a partition, and of the one beside it where there is one."""
+    yield partitioned.table, partition.name
+    if partitioned.beside is not None:
+        name = Partitioned(partitioned.beside, partitioned.width).name(partition.start)
+        if _exists(connection, name):
+            yield partitioned.beside, name

@@ -9,12 +9,16 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from aggregator.config.ladder import is_local, parents
+from aggregator.config.duration import format_duration
+from aggregator.config.ladder import lineages, parents
 from aggregator.config.model import Settings, Source, Summary, Tier
 from aggregator.errors import UsageError
-from aggregator.rollups.buckets import offset_of
-from aggregator.storage import partitions, tables, views
+from aggregator.rollups.buckets import Ladder, offset_of
+from aggregator.storage import functions, partitions, range_functions, reader_views, tables, views
 from aggregator.storage.claims import move_slots
+from aggregator.storage.quantiles import choose_sketched
+from aggregator.storage.range_parts import RangeSettings, TierRange
+from aggregator.storage.selector_functions import create_selector_functions
 
 #: How far ahead of their time partitions are made.
 AHEAD = timedelta(days=3)
@@ -35,7 +39,7 @@ def publish(connection: Connection, settings: Settings, *, config_hash: str, now
     lock(connection)
     _publish_installation(connection, settings, config_hash=config_hash, now=now)
     _publish_sources(connection, settings.sources, by=settings.node, now=now)
-    _publish_tiers(connection, settings.tiers)
+    _publish_tiers(connection, settings.tiers, now=now)
     _publish_summaries(connection, settings.summaries)
     create_views(connection, settings)
     ensure_partitions(connection, settings, now=now)
@@ -80,26 +84,39 @@ def _publish_sources(connection: Connection, sources: Sequence[Source], *, by: s
         source_id = connection.execute(statement.returning(tables.sources.c.id)).scalar_one()
         if intervals.get(source.name, values["interval_seconds"]) != values["interval_seconds"]:
             move_slots(connection, source_id, now=now)
+        choose_sketched(connection, source_id, source.quantile_selectors())
 
 
-def _publish_tiers(connection: Connection, tiers: Sequence[Tier]) -> None:
+def _publish_tiers(connection: Connection, tiers: Sequence[Tier], *, now: datetime) -> None:
     names = [tier.name for tier in tiers]
+    complete_since = _incomplete(connection, names, now=now)
     connection.execute(update(tables.tiers).where(tables.tiers.c.name.not_in(names)).values(active=False))
     parent_of = parents(tiers)
     ids: dict[str, int] = {}
     _refuse_other_buckets(connection, tiers)
     for tier in sorted(tiers, key=lambda tier: tier.step):
         parent = parent_of[tier.name]
-        values = {
+        values: dict[str, object] = {
             "step_seconds": tier.step.total_seconds(),
+            "step_months": tier.months,
             "retention_seconds": tier.retention.total_seconds(),
             "timezone": tier.timezone,
             "parent_id": ids[parent.name] if parent else None,
             "active": True,
         }
+        values |= complete_since.get(tier.name, {})
         statement = insert(tables.tiers).values(name=tier.name, **values)
         statement = statement.on_conflict_do_update(index_elements=["name"], set_=values)
         ids[tier.name] = connection.execute(statement.returning(tables.tiers.c.id)).scalar_one()
+
+
+def _incomplete(connection: Connection, names: Sequence[str], *, now: datetime) -> dict[str, dict[str, datetime]]:
+    """Tiers that come, or come back, when there are series already: they have all buckets from now on only."""
+    table = tables.tiers
+    active = set(connection.execute(select(table.c.name).where(table.c.active)).scalars())
+    if connection.execute(select(tables.series.c.id).limit(1)).first() is None:
+        return {}
+    return {name: {"complete_since": now} for name in names if name not in active}
 
 
 def _refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None:
@@ -110,8 +127,9 @@ def _refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None
     for tier in tiers:
         before = stored.get(tier.name)
         if before and (before.step_seconds, before.timezone) != (tier.step.total_seconds(), tier.timezone):
+            step = format_duration(timedelta(seconds=before.step_seconds))
             raise UsageError(
-                f"tier {tier.name} has rollups of {before.step_seconds:g} s in {before.timezone}, which cannot be mixed"
+                f"tier {tier.name} has rollups of {step} in {before.timezone}, which cannot be mixed"
                 " with others; give the new tier another name"
             )
 
@@ -129,24 +147,35 @@ def _publish_summaries(connection: Connection, summaries: Sequence[Summary]) -> 
         connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
 
 
+def _ladder(tier: Tier) -> Ladder:
+    return Ladder(tier.step, tier.timezone, months=tier.months)
+
+
 def create_views(connection: Connection, settings: Settings) -> None:
     """Make or renew the views of all tiers."""
+    functions.create_functions(connection)
+    create_selector_functions(connection)
     views.create_samples_view(connection)
+    reader_views.create_reader_views(connection)
     ids = dict(connection.execute(select(tables.tiers.c.name, tables.tiers.c.id)).all())
+    lineage_of = lineages(settings.tiers)
     for tier in settings.tiers:
-        finer = tuple(ids[other.name] for other in settings.tiers if other.step <= tier.step)
         views.create_tier_view(
             connection,
             views.TierView(
                 tier_id=ids[tier.name],
                 name=tier.name,
-                step_seconds=tier.step.total_seconds(),
-                timezone=tier.timezone,
-                is_local=is_local(tier),
-                finer_ids=finer,
+                ladder=_ladder(tier),
+                built_from=tuple(ids[name] for name in lineage_of[tier.name]),
                 lateness_seconds=settings.lateness.total_seconds(),
             ),
         )
+        views.create_sketch_view(connection, tier_id=ids[tier.name], name=tier.name)
+    ranges = [
+        TierRange(ids[tier.name], tier.name, _ladder(tier), tuple(ids[name] for name in lineage_of[tier.name]))
+        for tier in settings.tiers
+    ]
+    range_functions.create_range_functions(connection, ranges, RangeSettings(settings.lateness, settings.lookback))
 
 
 def ensure_partitions(connection: Connection, settings: Settings, *, now: datetime) -> int:
@@ -159,7 +188,9 @@ def ensure_partitions(connection: Connection, settings: Settings, *, now: dateti
     for tier in settings.tiers:
         partitions.ensure_tier(connection, tier_id=ids[tier.name], tier_name=tier.name)
         partitioned = partitions.rollup_partitions(tier.name, tier.step, is_finest=parent_of[tier.name] is None)
-        made += partitions.ensure(connection, partitioned, since=since - tier.step, until=now + AHEAD)
+        made += partitions.ensure(connection, partitioned, since=_ladder(tier).start_of(since), until=now + AHEAD)
+        sketches = partitions.sketch_partitions(partitioned)
+        made += partitions.ensure(connection, sketches, since=_ladder(tier).start_of(since), until=now + AHEAD)
     return made
 
 

@@ -29,11 +29,12 @@ _METRICS_READ = 20_000
 
 @dataclass(frozen=True)
 class QueryTier:
-    """A tier, and from when on it is kept (UTC)."""
+    """A tier, from when on it is kept (UTC), and in whose zone its days begin."""
 
     name: str
     step: timedelta
     kept_since: datetime
+    timezone: str = "UTC"
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,16 @@ def read_tiers(connection: Connection, *, now: datetime) -> list[QueryTier]:
     """The active tiers, finest first."""
     tiers, retained = tables.tiers.c, tables.retained.c
     own = (retained.table_name == "rollup") & (retained.tier_id == tiers.id)
-    statement = select(tiers.name, tiers.step_seconds, tiers.retention_seconds, retained.dropped_before)
+    statement = select(tiers.name, tiers.step_seconds, tiers.retention_seconds, tiers.timezone, retained.dropped_before)
     statement = statement.select_from(tables.tiers.outerjoin(tables.retained, own))
     return [
         QueryTier(
             row.name,
             timedelta(seconds=row.step_seconds),
             max(now - timedelta(seconds=row.retention_seconds), row.dropped_before or _EVER.replace(tzinfo=now.tzinfo)),
+            row.timezone,
         )
-        for row in connection.execute(statement.where(tiers.active).order_by(tiers.step_seconds))
+        for row in connection.execute(statement.where(tiers.active).order_by(tiers.step_seconds, tiers.id))
     ]
 
 

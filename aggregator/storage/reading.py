@@ -48,6 +48,10 @@ class Reader:
         )
         return cls(engine)
 
+    def of_one_instant(self) -> Reader:
+        """The same database; each transaction sees nothing that is committed after its first statement."""
+        return Reader(self.engine.execution_options(isolation_level="REPEATABLE READ"))
+
     def run(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in a read-only transaction, once more where the kept connection had died meanwhile.
 

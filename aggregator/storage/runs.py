@@ -32,6 +32,12 @@ def claim_slot(
     return connection.execute(statement.returning(_RUNS.c.id)).scalar_one_or_none()
 
 
+def begin(connection: Connection, *, stage: str, subject: str, node: str, now: datetime) -> int:
+    """Record that a run begins which needs no slot; gives its id, for `finish`."""
+    values = {"stage": stage, "subject": subject, "node": node, "started_at": now}
+    return int(connection.execute(insert(_RUNS).values(values).returning(_RUNS.c.id)).scalar_one())
+
+
 def finish(
     connection: Connection, run_id: int, *, outcome: str, rows: int, now: datetime, error: str | None = None
 ) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from aggregator.exposition.series import SeriesKey
 from aggregator.storage import tables
+from aggregator.storage.quantiles import are_sketched
 
 #: A frame map may hold this many dead series beyond as many as are alive before a new one is begun.
 CHURN_ALLOWANCE = 1_000
@@ -32,10 +33,13 @@ class MappedTarget:
     places: tuple[int, ...]
 
 
-def register(connection: Connection, target_id: int, keys: Sequence[SeriesKey], *, now: datetime) -> MappedTarget:
+def register(
+    connection: Connection, target_id: int, keys: Sequence[SeriesKey], *, now: datetime, keep_map: bool = False
+) -> MappedTarget:
     """Register series and append the missing ones to the target's frame map, under the target's lock.
 
-    This commits before any frame uses it. Uses indexes: series_target_id_identity_hash_key, frame_maps_pkey.
+    After much churn the target gets a new map; with `keep_map` only where it has none: old samples tell nothing of
+    what is alive. This commits before any frame uses it. Uses indexes: series_target_id_identity_hash_key, frame_maps_pkey.
     """
     targets, maps = tables.targets, tables.frame_maps
     map_id = connection.execute(
@@ -47,7 +51,8 @@ def register(connection: Connection, target_id: int, keys: Sequence[SeriesKey], 
         listed = list(connection.execute(select(maps.c.series_ids).where(maps.c.id == map_id)).scalar_one())
     known = set(listed)
     missing = [series_id for series_id in ids if series_id not in known]
-    if map_id is None or (missing and len(listed) + len(missing) > 2 * len(ids) + CHURN_ALLOWANCE):
+    is_worn = not keep_map and len(listed) + len(missing) > 2 * len(ids) + CHURN_ALLOWANCE
+    if map_id is None or (missing and is_worn):
         listed, missing = list(ids), []
         map_id = _begin_map(connection, target_id, listed, now=now)
     elif missing:
@@ -78,11 +83,12 @@ def _series_ids(connection: Connection, target_id: int, keys: Sequence[SeriesKey
 # Uses index: series_target_id_identity_hash_key.
 _INSERT_SERIES = text(
     """
-    INSERT INTO aggregator.series (target_id, kind, identity_hash, metric, labels, created_at)
-    SELECT :target_id, one.kind, decode(one.digest, 'hex'), one.metric, one.labels, :now
+    INSERT INTO aggregator.series (target_id, kind, identity_hash, metric, labels, created_at, has_sketch)
+    SELECT :target_id, one.kind, decode(one.digest, 'hex'), one.metric, one.labels, :now, one.has_sketch
     FROM unnest(
-        CAST(:kinds AS smallint[]), CAST(:digests AS text[]), CAST(:metrics AS text[]), CAST(:labels AS jsonb[])
-    ) AS one (kind, digest, metric, labels)
+        CAST(:kinds AS smallint[]), CAST(:digests AS text[]), CAST(:metrics AS text[]), CAST(:labels AS jsonb[]),
+        CAST(:sketched AS boolean[])
+    ) AS one (kind, digest, metric, labels, has_sketch)
     ON CONFLICT DO NOTHING
     """
 )
@@ -98,6 +104,7 @@ def _insert_series(connection: Connection, target_id: int, new: dict[bytes, Seri
             "digests": [digest.hex() for digest in new],
             "metrics": [key.metric for key in new.values()],
             "labels": [json.dumps(dict(key.labels)) for key in new.values()],
+            "sketched": are_sketched(connection, target_id, list(new.values())),
         },
     )
 

@@ -190,6 +190,7 @@ sample_frame = Table(
 
 #: A step with its retention. `parent_id`: the finer tier that it is built from; NULL is built from samples.
 #: `step_months`: calendar months of a step that is no fixed time; `step_seconds` is then their average length.
+#: `complete_since`: from when on a tier that was added later has all its buckets; NULL was there from the beginning.
 tiers = Table(
     "tiers",
     metadata,
@@ -202,6 +203,7 @@ tiers = Table(
     Column("active", Boolean, nullable=False),
     Column("step_months", SmallInteger, nullable=False, server_default=text("0")),
     Column("verify_mismatches", BigInteger, nullable=False, server_default=text("0")),
+    Column("complete_since", _instant()),
 )
 
 #: At most 64 series of one shard and one kind; `size` positions are taken.
@@ -359,7 +361,19 @@ partition_writes = Table(
     Column("last_written", _instant(), nullable=False),
 )
 
+#: Partitions past their retention that `maintain` had to leave, and why: `cause` is a static word for `reason`.
+held_partitions = Table(
+    "held_partitions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("table_name", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("held_since", _instant(), nullable=False),
+)
+
 #: Recomputations that were asked for; newest first, so what is marked reaches from `until` down to `marked_down_to`.
+#: `kept`: by tier the buckets that stay as they are because their inputs are gone: how many, the oldest, the newest.
 recomputations = Table(
     "recomputations",
     metadata,
@@ -368,6 +382,8 @@ recomputations = Table(
     Column("since", _instant(), nullable=False),
     Column("until", _instant(), nullable=False),
     Column("marked_down_to", _instant(), nullable=False),
+    Column("buckets_marked", BigInteger, nullable=False, server_default=text("0")),
+    Column("kept", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("started_at", _instant(), nullable=False),
     Column("finished_at", _instant()),
 )
@@ -378,6 +394,7 @@ __all__ = [
     "collections",
     "dirty",
     "frame_maps",
+    "held_partitions",
     "installation",
     "metadata",
     "nodes",

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from aggregator.collectors import make_collectors
+from aggregator.collectors import make_collectors, selftest
 from aggregator.collectors.discovery import Discoverer
 from aggregator.collectors.protocol import Collected, Target
-from aggregator.config.model import PrometheusSource
+from aggregator.config.model import PrometheusSource, SelftestSource
 from aggregator.errors import CollectionFailedError
 from aggregator.stages.collect.wake import NODE_GONE
 from aggregator.storage import registry
@@ -46,6 +46,7 @@ def samples_now(here: Context, source: str) -> Iterator[Collected]:
         found = Discoverer().discover(configured).targets
         targets = [Target(place, target.address, target.labels) for place, target in enumerate(found)]
     else:
-        labels = {**configured.labels, "job": configured.name, "instance": here.settings.node}
-        targets = [Target(0, here.settings.node, tuple(sorted(labels.items())))]
+        instance = selftest.ADDRESS if isinstance(configured, SelftestSource) else here.settings.node
+        labels = {**configured.labels, "job": configured.name, "instance": instance}
+        targets = [Target(0, instance, tuple(sorted(labels.items())))]
     return make_collectors(here.settings.data_dir)[configured.kind].collect(configured, targets)

@@ -18,6 +18,7 @@ from aggregator.stages.collect.wake import Wake
 from aggregator.stages.maintain import Maintain
 from aggregator.stages.rollup import Rollup
 from aggregator.stages.summarize import Summarize, make_cache
+from aggregator.stages.verify import Verify
 from aggregator.storage import publish
 from aggregator.storage.engine import Connection, Database
 
@@ -70,6 +71,11 @@ class Context:
     def maintain(self) -> Maintain:
         """The stage maintain."""
         return Maintain(self.database, self.settings.node)
+
+    @cached_property
+    def verify(self) -> Verify:
+        """The stage verify."""
+        return Verify(self.database, self.settings.node)
 
     def source(self, name: str) -> tuple[int, Source]:
         """A published source with its id, if this node may serve it.

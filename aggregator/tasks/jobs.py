@@ -62,6 +62,12 @@ def maintain(slot: str | None = None) -> int:
     return int(_work().maintain(slot))
 
 
+@app.task(name="aggregator.verify")
+def verify(slot: str | None = None) -> int:
+    """Recompute some buckets and compare; gives how many values differ, 0 also where another worker has the slot."""
+    return int(_work().verify(slot))
+
+
 @app.task(name="aggregator.announce")
 def announce(started_at: str) -> None:
     """Say that this node lives; at its first time publish the configuration of its file."""

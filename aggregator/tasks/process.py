@@ -47,7 +47,7 @@ def _load_work(**_: Any) -> None:  # noqa: ANN401 - as above
     """Before the pool forks: what all children need is loaded once and shared."""
     telemetry.forget_gauges(metrics_directory(load_settings()))
     import_module("aggregator.tasks.work")
-    for collector in ("command", "host", "prometheus"):
+    for collector in ("command", "host", "prometheus", "selftest"):
         import_module(f"aggregator.collectors.{collector}")
     # The collector of garbage touches every object, which would copy the memory that the children share.
     gc.collect()

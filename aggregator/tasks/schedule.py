@@ -13,6 +13,7 @@ from aggregator.config.model import Settings
 from aggregator.rollups.buckets import floor_to, offset_of
 
 ROLLUP_INTERVAL = timedelta(seconds=5)
+VERIFY_INTERVAL = timedelta(days=1)
 #: A job that runs seldom is woken at least so often; the slot that it claims decides.
 MOST_WAKE_INTERVAL = timedelta(minutes=1)
 
@@ -89,6 +90,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "summarize",
     )
     entries["maintain"] = _entry("aggregator.maintain", settings.namespace, "maintain", MOST_WAKE_INTERVAL, "maintain")
+    entries["verify"] = _entry("aggregator.verify", settings.namespace, "maintain", VERIFY_INTERVAL, "verify")
     return entries
 
 

@@ -14,10 +14,12 @@ from aggregator.storage import announce as announcing
 from aggregator.storage import summaries
 from aggregator.tasks.by_hand import collect_by_hand
 from aggregator.tasks.context import Context, context
-from aggregator.tasks.schedule import MOST_WAKE_INTERVAL, ROLLUP_INTERVAL
+from aggregator.tasks.schedule import MOST_WAKE_INTERVAL, ROLLUP_INTERVAL, VERIFY_INTERVAL
 
 #: A rollup goes on for so long at most; what is left is taken up at the next wake.
 ROLLUP_BUDGET = timedelta(seconds=10)
+#: Below a task's soft limit (240 s): what was not looked at today may be picked tomorrow.
+VERIFY_BUDGET = timedelta(seconds=150)
 
 
 def _instant(slot: str) -> datetime:
@@ -106,6 +108,15 @@ def maintain(slot: str | None) -> int:
     claimed = floor_to(here.clock(), maintain_stage.INTERVAL) if slot is not None else None
     done = here.maintain.run(clock=here.clock, slot=claimed)
     return done.changes if done is not None else 0
+
+
+def verify(slot: str | None) -> int:
+    """Recompute some buckets and compare; gives how many values differ."""
+    here = context()
+    _woken(here, "verify", slot, VERIFY_INTERVAL)
+    claimed = _instant(slot) if slot is not None else here.clock()
+    report = here.verify.run(clock=here.clock, slot=claimed, budget=VERIFY_BUDGET)
+    return report.total if report is not None else 0
 
 
 def announce(started_at: str) -> None:

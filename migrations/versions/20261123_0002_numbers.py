@@ -20,6 +20,8 @@ ALTER TABLE aggregator.tiers ADD COLUMN step_months SMALLINT DEFAULT 0 NOT NULL;
 
 ALTER TABLE aggregator.tiers ADD COLUMN verify_mismatches BIGINT DEFAULT 0 NOT NULL;
 
+ALTER TABLE aggregator.tiers ADD COLUMN complete_since TIMESTAMP WITH TIME ZONE;
+
 CREATE TABLE aggregator.sketch (
     bucket TIMESTAMP WITH TIME ZONE NOT NULL,
     block_id INTEGER NOT NULL,
@@ -50,12 +52,23 @@ ALTER TABLE aggregator.runs
 
 CREATE INDEX runs_subject_started_at_idx ON aggregator.runs (subject, started_at);
 
+CREATE TABLE aggregator.held_partitions (
+    name TEXT NOT NULL,
+    table_name TEXT NOT NULL,
+    cause TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    held_since TIMESTAMP WITH TIME ZONE NOT NULL,
+    CONSTRAINT held_partitions_pkey PRIMARY KEY (name)
+);
+
 CREATE TABLE aggregator.recomputations (
     id INTEGER GENERATED ALWAYS AS IDENTITY,
     selector TEXT NOT NULL,
     since TIMESTAMP WITH TIME ZONE NOT NULL,
     until TIMESTAMP WITH TIME ZONE NOT NULL,
     marked_down_to TIMESTAMP WITH TIME ZONE NOT NULL,
+    buckets_marked BIGINT DEFAULT 0 NOT NULL,
+    kept JSONB DEFAULT '{}'::jsonb NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE NOT NULL,
     finished_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT recomputations_pkey PRIMARY KEY (id)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.storage.engine import Database
+from tests.importing import Site, Sites, making_sites
 from tests.installation import Installation, settings_for
 from tests.sessions import session
 
@@ -18,6 +20,19 @@ def installation(database_url: str, tmp_path: Path, request: pytest.FixtureReque
     """An installation whose clock stands at the `START` of the test's module."""
     with closing(Installation(database_url, request.module.START, settings_for(tmp_path))) as made:
         yield made
+
+
+@pytest.fixture
+def sites(postgres_server: EmbeddedPostgres, migrated_template: str, tmp_path: Path) -> Iterator[Sites]:
+    """Makes installations for imports, by name."""
+    with making_sites(postgres_server, migrated_template, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def site(sites: Sites) -> Site:
+    """One installation for imports."""
+    return sites("one")
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_another_step_or_zone_is_refused_where_there_are_rollups(installation: I
     installation.collect(target, {milliseconds(START): {COUNTER: 1.0}})
     installation.now += timedelta(days=1, hours=1)
     installation.roll_up()
-    with pytest.raises(UsageError, match="tier 1d has rollups of 86400 s in UTC"):
+    with pytest.raises(UsageError, match="tier 1d has rollups of 1d in UTC"):
         publish_tiers(installation, berlin)
     announce(
         installation.database,

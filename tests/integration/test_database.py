@@ -12,7 +12,7 @@ from sqlalchemy import text
 from aggregator.collectors.protocol import Batch, Collected, Target
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import from_milliseconds, milliseconds
-from aggregator.stages.collect import store
+from aggregator.stages.collect import places
 from aggregator.storage import frames, ledger, tables
 from aggregator.storage.engine import Connection
 from tests.installation import Installation, series_key
@@ -72,7 +72,7 @@ def test_more_batches_than_are_remembered_are_stored(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (target,) = installation.targets(1)
-    monkeypatch.setattr(store, "MOST_TUPLES", 3)
+    monkeypatch.setattr(places, "MOST_TUPLES", 3)
     samples = {milliseconds(START) + place: {series_key(f"m{place}", 0, Kind.GAUGE): 1.0} for place in range(10)}
     assert installation.collect(target, samples).samples == 10
     assert len(installation.rows("samples")) == 10

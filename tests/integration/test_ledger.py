@@ -65,7 +65,7 @@ def test_a_mark_that_commits_during_a_rollup_is_not_lost(
     (target,) = installation.targets(1)
     installation.collect_two(target, START, g=1.0)
     installation.now += timedelta(minutes=2)
-    read = frames.read_frames
+    read = frames.read_frames_as_stored
     interrupted: list[bool] = []
 
     def read_then_be_overtaken(*arguments: Any, **named: Any) -> list[frames.Frame]:
@@ -78,7 +78,7 @@ def test_a_mark_that_commits_during_a_rollup_is_not_lost(
         return found
 
     monkeypatch.setattr(Installation, "_make_source", lambda _self, _connection: installation.source_id)
-    monkeypatch.setattr(frames, "read_frames", read_then_be_overtaken)
+    monkeypatch.setattr(frames, "read_frames_as_stored", read_then_be_overtaken)
     installation.roll_up()
     assert interrupted
     installation.now += SETTLE

@@ -98,8 +98,22 @@ def test_a_sample_of_a_day_that_nobody_foresaw_is_stored(installation: Installat
     (target,) = installation.targets(1)
     key = series_key("g", 0, Kind.GAUGE)
     ahead = NOW + timedelta(days=30)
+    installation.now = ahead  # `maintain` has not run for so long
     assert installation.collect(target, {milliseconds(ahead): {key: 1.5}}).samples == 1
     assert existing_starts(installation)[-1] == datetime(2026, 3, 31, tzinfo=UTC)
+
+
+def test_no_statistics_are_gathered_about_arrays(installation: Installation) -> None:
+    statement = text(
+        "SELECT DISTINCT parent.relname, coalesce(attstattarget, -1) AS target"
+        " FROM pg_attribute JOIN pg_class AS child ON child.oid = attrelid JOIN pg_inherits ON inhrelid = child.oid"
+        " JOIN pg_class AS parent ON parent.oid = inhparent JOIN pg_type ON pg_type.oid = atttypid"
+        " WHERE child.relkind = 'r' AND typcategory = 'A' AND attnum > 0 ORDER BY 1"
+    )
+    with installation.database.engine.connect() as connection:
+        found = [tuple(row) for row in connection.execute(statement)]
+    assert {name for name, _ in found} >= {"sample_frame", "collections", "rollup_1m", "rollup_1d"}
+    assert {target for _, target in found} == {0}
 
 
 def test_every_tier_has_partitions_of_its_own_width_and_storage(installation: Installation) -> None:

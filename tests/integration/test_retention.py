@@ -20,6 +20,7 @@ from tests.sessions import PATIENCE, wait_for_blocked
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STEP = timedelta(seconds=15)
+WAITED_FOR = retention.Held("ledger", "1 ledger rows still wait for it")
 
 
 def oldest_partition(connection: Connection) -> tuple[partitions.Partition, retention.Needs]:
@@ -39,7 +40,7 @@ def test_a_partition_is_locked_before_the_ledger_is_asked(
     tier_id = needs.tier_ids_waiting[0]
     monkeypatch.setattr(partitions, "_DROP_LOCK_TIMEOUT", "10s")  # it is to wait for the writer
 
-    def drop() -> str | None:
+    def drop() -> retention.Held | None:
         return other.run(
             lambda found: retention.drop_unless_needed(found, partitioned=SAMPLES, partition=oldest, needs=needs)
         )
@@ -52,7 +53,7 @@ def test_a_partition_is_locked_before_the_ledger_is_asked(
             ledger.mark(connection, [ledger.Mark(tier_id, shard_id, oldest.start, START, target.id)], now=START)
             dropping = maintainer.submit(drop)
             wait_for_blocked(installation.url)
-        assert dropping.result(timeout=PATIENCE.total_seconds()) == "1 ledger rows still wait for it"
+        assert dropping.result(timeout=PATIENCE.total_seconds()) == WAITED_FOR
     assert other.run(oldest_partition)[0] == oldest
     other.run(lambda found: found.execute(tables.dirty.delete()))
     assert drop() is None
@@ -77,13 +78,14 @@ def test_maintain_drops_what_is_past_its_retention_only_once_it_was_rolled_up(in
     assert installation.rows("metrics_1d")["g", "t0", START.replace(hour=0)]["count"] == 1
 
 
-def test_no_partition_is_dropped_behind_one_that_is_still_needed(installation: Installation) -> None:
+def test_a_partition_that_is_still_needed_holds_no_later_one(installation: Installation) -> None:
     (target,) = installation.targets(1)
     installation.collect_two(target, START, g=1.0)
     installation.now += timedelta(days=5)
     done = Maintain(installation.database, "test").run(clock=lambda: installation.now)
     assert done is not None
     assert done.partitions_held == (("sample_frame_20260301", "1 ledger rows still wait for it"),)
+    assert "sample_frame_20260302" in done.partitions_dropped
     installation.roll_up()
     assert [row["count"] for row in installation.rows("metrics_1m").values()] == [1]
 

@@ -15,7 +15,16 @@ from aggregator import telemetry
 from aggregator.config import defaults
 from aggregator.config.duration import format_duration
 from aggregator.config.environment import SCALARS
-from aggregator.config.model import CommandSource, HostSource, Limits, PrometheusSource, Settings, Summary, Tier
+from aggregator.config.model import (
+    CommandSource,
+    HostSource,
+    Limits,
+    PrometheusSource,
+    SelftestSource,
+    Settings,
+    Summary,
+    Tier,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
@@ -80,6 +89,7 @@ def test_every_scalar_setting_is_documented_with_its_variable_and_default() -> N
         ('`kind = "prometheus"`', PrometheusSource),
         ('`kind = "host"`', HostSource),
         ('`kind = "command"`', CommandSource),
+        ('`kind = "selftest"`', SelftestSource),
         ("Limits, one table", Limits),
         ("## Tiers", Tier),
         ("## Summaries", Summary),

@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from aggregator.collectors import selftest
 from aggregator.collectors.discovery import Discoverer
-from aggregator.config.model import BaseSource, CommandSource, HostSource, PrometheusSource
+from aggregator.config.model import BaseSource, CommandSource, HostSource, PrometheusSource, SelftestSource
 from aggregator.storage import registry, runs
 from aggregator.storage.engine import Connection, Database
 from aggregator.storage.registry import ShardEntry, TargetEntry
@@ -67,12 +68,14 @@ class Wake:
         if isinstance(source, HostSource | CommandSource):
             nodes = registry.live_nodes(connection, seen_since=seen_since)
             chosen = {name: node_id for name, node_id in nodes.items() if not source.nodes or name in source.nodes}
-            return tuple(TargetEntry(name, _node_labels(source, name), node_id) for name, node_id in chosen.items())
+            return tuple(TargetEntry(name, _labels(source, name), node_id) for name, node_id in chosen.items())
+        if isinstance(source, SelftestSource):
+            return (TargetEntry(selftest.ADDRESS, _labels(source, selftest.ADDRESS)),)
         raise AssertionError(f"a source of kind {type(source).__name__} has no way to find its targets")
 
 
-def _node_labels(source: BaseSource, node: str) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted({**source.labels, "job": source.name, "instance": node}.items()))
+def _labels(source: BaseSource, instance: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted({**source.labels, "job": source.name, "instance": instance}.items()))
 
 
 def _sync(connection: Connection, source_id: int, entries: tuple[TargetEntry, ...], *, now: datetime) -> None:

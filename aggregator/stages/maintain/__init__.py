@@ -9,9 +9,10 @@ from functools import partial
 
 import structlog
 
-from aggregator.storage import catalog, claims, partitions, retention, runs
+from aggregator.storage import catalog, claims, held_partitions, partition_writes, partitions, retention, runs
 from aggregator.storage.catalog import Installation
 from aggregator.storage.engine import Connection, Database, StorageError, is_lock_timeout
+from aggregator.storage.held_partitions import HeldPartition
 from aggregator.storage.partitions import COLLECTIONS, SAMPLES, Partition, Partitioned
 
 log = structlog.get_logger(__name__)
@@ -22,6 +23,8 @@ LEASE = timedelta(minutes=5)
 AHEAD = timedelta(days=3)
 KEEP_COLLECTIONS = timedelta(days=14)
 KEEP_RUNS = timedelta(days=14)
+#: After so long, a write that was noted before its partition was made has failed.
+FORGET_WRITES = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Maintained:
 
     partitions_made: int
     partitions_dropped: tuple[str, ...]
-    #: By table the oldest partition past its retention that has to stay, with the reason.
+    #: The partitions past their retention that have to stay, each with the reason.
     partitions_held: tuple[tuple[str, str], ...]
 
     @property
@@ -69,31 +72,37 @@ class Maintain:
         installation = self.database.run(catalog.read_installation)
         made = self.database.run(lambda connection: _ensure_ahead(connection, installation, now=now))
         dropped: list[str] = []
-        held: dict[str, tuple[str, str]] = {}
+        held: list[HeldPartition] = []
+        locked: set[str] = set()
         for partitioned, old, needs in self._past_retention(installation, now):
-            # Oldest first, and none after one that is held: all before a dropped one counts as gone (`retained`).
-            if partitioned.table in held:
-                continue
+            if partitioned.table in locked:
+                continue  # its other partitions would be waited for in vain as well
             reason = self._drop(partitioned, old, needs)
             if reason is None:
                 dropped.append(old.name)
                 log.info("partition_dropped", partition=old.name)
             else:
-                held[partitioned.table] = (old.name, reason)
+                held.append(HeldPartition(old.name, partitioned.table, reason.cause, reason.reason))
+            if reason is retention.LOCKED:
+                locked.add(partitioned.table)
+        self.database.run(lambda connection: held_partitions.record(connection, held, now=now))
         if lost := self.database.run(lambda connection: claims.give_up_lost(connection, now=now)):
             log.warning("collections_lost", slots=lost)
         self.database.run(lambda connection: runs.forget_before(connection, now - KEEP_RUNS))
-        return Maintained(made, tuple(dropped), tuple(held.values()))
+        return Maintained(made, tuple(dropped), tuple((one.name, one.reason) for one in held))
 
-    def _drop(self, partitioned: Partitioned, partition: Partition, needs: retention.Needs) -> str | None:
+    def _drop(self, partitioned: Partitioned, partition: Partition, needs: retention.Needs) -> retention.Held | None:
         """Drop a partition; gives the reason where it has to stay for now."""
+        # A look before the lock: nobody is to wait for a partition that stays.
+        if held := self.database.run(partial(retention.why_held, partition=partition, needs=needs)):
+            return held
         work = partial(retention.drop_unless_needed, partitioned=partitioned, partition=partition, needs=needs)
         try:
             return self.database.run(work)
         except StorageError as error:
             if not is_lock_timeout(error):
                 raise
-            return "it is being read or written"
+            return retention.LOCKED
 
     def _past_retention(
         self, installation: Installation, now: datetime
@@ -103,24 +112,32 @@ class Maintain:
             (
                 SAMPLES,
                 installation.sample_retention,
-                retention.Needs("sample_frame", 0, tuple(t.id for t in installation.finest)),
+                retention.needs_of_samples(installation, written_since=now - installation.sample_retention),
             ),
-            (COLLECTIONS, KEEP_COLLECTIONS, retention.Needs("collections", 0, ())),
+            (COLLECTIONS, KEEP_COLLECTIONS, retention.Needs(COLLECTIONS.table, 0, ())),
         ]
-        for tier in installation.tiers:
-            above = {other.id for other in installation.built_from(tier.id)}
-            # What is still to be written into it or into what it is built from counts too.
-            below = {other.id for other in installation.tiers if other.ladder.step <= tier.ladder.step}
-            needs = retention.Needs("rollup", tier.id, tuple(above | below))
-            tables.append((tier.partitions, tier.retention, needs))
+        tables += [
+            (
+                tier.partitions,
+                tier.retention,
+                retention.needs_of_rollups(installation, tier, written_since=now - tier.retention),
+            )
+            for tier in installation.tiers
+        ]
 
         def read(connection: Connection) -> list[tuple[Partitioned, Partition, retention.Needs]]:
-            return [
-                (partitioned, partition, needs)
-                for partitioned, keep, needs in tables
-                for partition in partitions.existing(connection, partitioned)
-                if partition.end < now - keep
-            ]
+            past = []
+            for partitioned, keep, needs in tables:
+                found = partitions.existing(connection, partitioned)
+                partition_writes.forget_missing(
+                    connection,
+                    table_name=needs.table_name,
+                    tier_id=needs.tier_id,
+                    starts=[partition.start for partition in found],
+                    before=now - FORGET_WRITES,
+                )
+                past += [(partitioned, partition, needs) for partition in found if partition.end < now - keep]
+            return past
 
         return self.database.run(read)
 

@@ -38,7 +38,7 @@ def samples_by_series(frames: Sequence[Frame], columns: Mapping[int, npt.NDArray
     for frame in frames:
         line = lines.get(frame.target_id, 0)
         lines[frame.target_id] = line + 1
-        places = columns[frame.map_id][: len(frame.values)]
+        places = frame.pick(columns[frame.map_id])
         values[line, places] = frame.values
         at_ms[line, places] = milliseconds(frame.at)
     return Samples(values, at_ms)
@@ -54,7 +54,7 @@ def _frames_by_target(frames: Sequence[Frame]) -> dict[int, int]:
 def _packed(frames: Sequence[Frame], columns: Mapping[int, npt.NDArray[np.int64]], *, width: int) -> Samples:
     """The k-th line holds the k-th sample of every series."""
     value = np.concatenate([frame.values for frame in frames])
-    column = np.concatenate([columns[frame.map_id][: len(frame.values)] for frame in frames])
+    column = np.concatenate([frame.pick(columns[frame.map_id]) for frame in frames])
     at = np.repeat([milliseconds(frame.at) for frame in frames], [len(frame.values) for frame in frames])
     given = ~np.isnan(value)
     value, column, at = value[given], column[given], at[given]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aggregator.rollups.sketch import Sketches, merge, sketch_samples
+from aggregator.stages.rollup.edges import Cells
 from aggregator.storage import partitions
 from aggregator.storage.blocks import BLOCK_SERIES, Grid
 from aggregator.storage.catalog import TierEntry
@@ -25,7 +26,7 @@ from aggregator.storage.sketch_rows import ChangedSketches, TierSpan, read_sketc
 class SampledBucket:
     """All samples of a bucket that ends at `end`: `values` of shape (t, n), NaN where there is none.
 
-    `better`: of which of the n series the rollup was replaced by what these samples give; n values in any shape.
+    `better` (n,): of which series the rollup was replaced by what these samples give.
     """
 
     bucket: datetime
@@ -44,34 +45,30 @@ class MergedBucket:
 
 
 def finest(
-    connection: Connection,
-    tier: TierEntry,
-    buckets: Sequence[SampledBucket],
-    *,
-    grid: Grid,
-    cells: npt.NDArray[np.int64] | None = None,
+    connection: Connection, tier: TierEntry, buckets: Sequence[SampledBucket], *, cells: Cells
 ) -> frozenset[datetime]:
     """Recompute the sketches of the better series from their samples; gives the buckets in which any changed.
 
-    `cells`: the cell of the grid that each of the n series is; all of them in their order where it is left out.
+    `cells`: which n cells of which grid the series are. Two queries that find nothing, where no sketch is asked for.
     """
     if not buckets:
         return frozenset()
+    grid = cells.grid
     span = _span(tier, buckets, grid)
     wanted, stored = sketched_cells(connection, grid), read_sketches(connection, span)
     if not wanted.any() and not stored:
         return frozenset()
-    places = np.arange(grid.cells) if cells is None else cells
     changed: dict[datetime, ChangedSketches] = {}
     for one in buckets:
         before = stored.get(one.bucket, Sketches.nothing())
         # What has a sketch keeps one that is right, though none is asked for any more.
-        due = one.better.reshape(-1) & (wanted | (before.totals(grid.cells) > 0))[places]
+        due = one.better & (wanted | (before.totals(grid.cells) > 0))[cells.cells]
+        places = cells.cells[due]
         fresh = sketch_samples(one.values[:, due])
-        by_cell = merge([Sketches(places[due][fresh.series], fresh.keys, fresh.counts)])
-        replaced = np.zeros(grid.cells, dtype=np.bool_)
-        replaced[places[due]] = True
-        _note(changed, one.bucket, before, merge([by_cell, before.only(~replaced)]), grid=grid)
+        kept = np.ones(grid.cells, dtype=np.bool_)
+        kept[places] = False
+        after = merge([Sketches(places[fresh.series], fresh.keys, fresh.counts), before.only(kept)])
+        _note(changed, one.bucket, before, after, grid=grid)
     return _store(connection, tier, span, changed)
 
 
@@ -90,7 +87,7 @@ def coarse(
     children = read_sketches(connection, _span(parent, buckets, grid))
     if not stored and not children:
         return frozenset()
-    counts = _counts(connection, parent, span)
+    counts = _counts(connection, parent, span, of=[*stored.values(), *children.values()])
     changed: dict[datetime, ChangedSketches] = {}
     for one in buckets:
         before = stored.get(one.bucket, Sketches.nothing())
@@ -98,8 +95,7 @@ def coarse(
         counted = sum(count for start, count in counts.items() if one.bucket <= start < one.end)
         better = one.better.reshape(-1)
         whole = better & (fresh.totals(grid.cells) == counted)
-        kept = ~better | ((before.totals(grid.cells) == counted) & ~whole)
-        _note(changed, one.bucket, before, merge([fresh.only(whole), before.only(kept)]), grid=grid)
+        _note(changed, one.bucket, before, merge([fresh.only(whole), before.only(~better)]), grid=grid)
     return _store(connection, tier, span, changed)
 
 
@@ -107,18 +103,26 @@ def _span(tier: TierEntry, buckets: Sequence[SampledBucket] | Sequence[MergedBuc
     return TierSpan(tier.id, min(one.bucket for one in buckets), max(one.end for one in buckets), grid)
 
 
-def _counts(connection: Connection, tier: TierEntry, span: TierSpan) -> dict[datetime, npt.NDArray[np.int64]]:
-    """By bucket the samples that each cell's rollup counts; shape (cells,)."""
+def _counts(
+    connection: Connection, tier: TierEntry, span: TierSpan, *, of: Sequence[Sketches]
+) -> dict[datetime, npt.NDArray[np.int64]]:
+    """By bucket the samples that each cell's rollup counts, in the blocks that have sketches; shape (cells,)."""
+    lines = np.zeros(len(span.grid.block_ids), dtype=np.bool_)
+    lines[np.concatenate([sketches.series for sketches in of]) // BLOCK_SERIES] = True
     found = read_rollups(
         connection,
         tier_id=tier.id,
         is_finest=tier.is_finest,
-        grid=span.grid,
+        grid=span.grid.only(lines),
         since=span.since,
         until=span.until,
         only=("count",),
     )
-    return {bucket: rollups.statistics.count.reshape(-1) for bucket, rollups in found.items()}
+    counts: dict[datetime, npt.NDArray[np.int64]] = {}
+    for bucket, rollups in found.items():
+        counts[bucket] = np.zeros(span.grid.cells, dtype=np.int64)
+        counts[bucket][np.repeat(lines, BLOCK_SERIES)] = rollups.statistics.count.reshape(-1)
+    return counts
 
 
 def _note(

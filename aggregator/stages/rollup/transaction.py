@@ -11,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from aggregator.rollups.buckets import SlotGrid
+from aggregator.stages.rollup import sketching
 from aggregator.stages.rollup.coarse import Coarse
 from aggregator.stages.rollup.finest import Finest, Shape
+from aggregator.stages.rollup.sketching import MergedBucket, SampledBucket
 from aggregator.stages.rollup.spans import MOST_CELLS, Span, spans
 from aggregator.storage import blocks, frames, ledger, partitions, registry
 from aggregator.storage.blocks import BLOCK_SERIES, Grid, Layout, LayoutCache
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.engine import Connection
+from aggregator.storage.partition_writes import WriteLog
 from aggregator.storage.rollup_rows import Changed, TierRows, write_rollups
 
 
@@ -34,6 +37,7 @@ class Transaction:
     layouts: LayoutCache
     slots: SlotGrid
     cells: int
+    writes: WriteLog
     complete_layouts: dict[int, Layout] = field(default_factory=dict)
 
     def run(self, work: ledger.Work) -> int:
@@ -54,7 +58,12 @@ class Transaction:
         target_of = {frame.map_id: frame.target_id for bucket in read.values() for frame in bucket}
         for after, cells in computed.successors.items():
             self._mark(self.tier, after, due=self.now, target_ids=_targets(cells, shape, target_of))
-        return self._store(shape.cells.grid, computed.changed)
+        rows = self._store(shape.cells.grid, computed.changed)
+        end_of = self.tier.ladder.end_of
+        sampled = [SampledBucket(one.bucket, end_of(one.bucket), one.values, one.better) for one in computed.sampled]
+        sketched = sketching.finest(self.connection, self.tier, sampled, cells=shape.cells)
+        self._mark_above({*sketched, *(one.bucket for one in computed.changed)})
+        return rows
 
     def _frames(self, work: ledger.Work, span: Span) -> dict[datetime, list[frames.Frame]]:
         """By bucket the frames of the targets that are dirty in it, oldest first."""
@@ -64,7 +73,10 @@ class Transaction:
             wanted.update(targets if targets is not None else registry.targets_of_shard(self.connection, self.shard_id))
         found: defaultdict[datetime, list[frames.Frame]] = defaultdict(list)
         dirty = set(span.buckets)
-        for frame in frames.read_frames(self.connection, target_ids=sorted(wanted), since=span.since, until=span.until):
+        read = frames.read_frames_as_stored(
+            self.connection, target_ids=sorted(wanted), since=span.since, until=span.until
+        )
+        for frame in read:
             bucket = self.tier.ladder.start_of(frame.at)
             if bucket in dirty and ((targets := work.targets[bucket]) is None or frame.target_id in targets):
                 found[bucket].append(frame)
@@ -73,7 +85,7 @@ class Transaction:
     def _layouts(self, read: Iterable[frames.Frame]) -> dict[int, Layout]:
         lengths: dict[int, int] = {}
         for frame in read:
-            lengths[frame.map_id] = max(len(frame.values), lengths.get(frame.map_id, 0))
+            lengths[frame.map_id] = max(frame.length, lengths.get(frame.map_id, 0))
         layouts = self.layouts.read(self.connection, lengths)
         if not all(layout.is_placed for layout in layouts.values()):
             blocks.place_new_series(self.connection, self.shard_id)
@@ -91,24 +103,35 @@ class Transaction:
         rows = 0
         for grid in _slices(blocks.shard_grid(self.connection, self.shard_id), span, parent):
             stage = Coarse(self.connection, self.tier, parent, grid, self.slots)
-            changed, _ = stage.compute(span)
+            changed, merged = stage.compute(span)
             rows += self._store(grid, changed)
+            end_of = self.tier.ladder.end_of
+            buckets = [MergedBucket(one.bucket, end_of(one.bucket), one.better) for one in merged]
+            sketched = sketching.coarse(self.connection, self.tier, parent, buckets, grid=grid)
+            self._mark_above({*sketched, *(one.bucket for one in changed)})
         return rows
 
     def _store(self, grid: Grid, changed: list[Changed]) -> int:
-        """Write the rows that changed, and mark the tiers that are built from this one."""
+        """Write the rows that changed; gives how many."""
         if not changed:
             return 0
-        for one in changed:
-            end = self.tier.ladder.end_of(one.bucket)
-            partitions.ensure(self.connection, self.tier.partitions, since=one.bucket, until=end)
-        rows = write_rollups(self.connection, TierRows(self.tier.id, self.tier.is_finest, grid), changed)
+        partitioned = self.tier.partitions
+        for start, end in sorted({partitioned.bounds(one.bucket) for one in changed}):
+            partitions.ensure(self.connection, partitioned, since=start, until=end)
+        if self.backfill:
+            written = [one.bucket for one in changed]
+            self.writes.note(
+                self.connection, partitioned, written, table_name="rollup", tier_id=self.tier.id, now=self.now
+            )
+        return write_rollups(self.connection, TierRows(self.tier.id, self.tier.is_finest, grid), changed)
+
+    def _mark_above(self, buckets: Iterable[datetime]) -> None:
+        """Mark what the tiers that are built from this one have to merge again."""
+        ends = {bucket: self.tier.ladder.end_of(bucket) for bucket in sorted(buckets)}
         for above in self.installation.built_from(self.tier.id):
             # A coarser bucket follows when its part has ended: an open hour is written at each 5m, not at each 1m.
-            due = {above.ladder.start_of(one.bucket): self.tier.ladder.end_of(one.bucket) for one in changed}
-            for bucket, end in due.items():
+            for bucket, end in {above.ladder.start_of(start): end for start, end in ends.items()}.items():
                 self._mark(above, bucket, due=max(self.now, end), target_ids=[None])
-        return rows
 
     def _mark(self, tier: TierEntry, bucket: datetime, *, due: datetime, target_ids: Iterable[int | None]) -> None:
         marks: Iterator[ledger.Mark] = (

@@ -90,5 +90,5 @@ def contradictions(stored: Statistics, *, is_counter: Chosen) -> Iterator[tuple[
         yield "sum", gauge & ((stored.sum < low) | (stored.sum > high)), "between count times min and max"
         most = stored.count * spread**2 / 4 * (1 + M2_TOLERANCE) + slack * slack
         yield "m2", gauge & ((stored.m2 < 0) | (stored.m2 > most)), "from 0 to a quarter of the squared range a sample"
-        yield "increase", counter & ~(stored.increase >= 0), "not below 0"
+        # A counter that falls below 0 is none, but may have been sampled: its increase can be negative.
         yield "covered", counter & ~(stored.covered >= 0), "not below 0"

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-import numpy as np
-
-from aggregator.rollups.statistics import Statistics
 from aggregator.stages.verify import selftest
 from aggregator.stages.verify.judge import Judge
-from aggregator.stages.verify.recompute import from_rollups, from_samples
+from aggregator.stages.verify.recompute import from_rollups, from_samples, parts
 from aggregator.stages.verify.report import Findings, Mismatch
-from aggregator.storage import verify_inputs
+from aggregator.storage import registry, verify_inputs
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.engine import Connection
 from aggregator.storage.rollup_rows import Stored, read_rollups
 from aggregator.storage.verify_inputs import ShardSeries
 
-_ONE_MICROSECOND = timedelta(microseconds=1)
+#: The shortest interval that can be configured; one that was changed since is not known.
+_SHORTEST_INTERVAL = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class _Shard:
     id: int
     series: ShardSeries
     members: dict[int, selftest.Member]
+    interval: timedelta
 
 
 @dataclass
@@ -57,24 +56,26 @@ class Inspection:
             if tier.is_finest:
                 self._finest(tier, buckets, clean=clean, shard=shard)
             else:
-                for bucket in sorted(clean):
-                    self._coarse(tier, bucket, shard=shard)
+                self._coarse(tier, sorted(clean), shard=shard)
         except ValueError as error:  # an element or a whole array is NULL, or lengths differ
             self.findings.add(Mismatch(tier.name, buckets[0], "", {}, "row", None, None, str(error)))
-        self.findings.buckets += len(clean)
 
     def _of(self, shard_id: int) -> _Shard:
         """A shard; only the last one is kept, for who asks goes shard by shard."""
         if self._shard is None or self._shard.id != shard_id:
             series = verify_inputs.read_shard_series(self.connection, shard_id)
-            self._shard = _Shard(shard_id, series, selftest.members(self.connection, series))
+            interval = min(registry.slots_of_shard(self.connection, shard_id).interval, _SHORTEST_INTERVAL)
+            self._shard = _Shard(shard_id, series, selftest.members(self.connection, series), interval)
         return self._shard
 
-    def _kept_since(self, tier: TierEntry) -> datetime | None:
-        if tier.parent_id not in self.kept_since:
-            found = verify_inputs.inputs_kept_since(self.connection, parent_id=tier.parent_id)
-            self.kept_since[tier.parent_id] = found
-        return self.kept_since[tier.parent_id]
+    def _kept_since(self, tier_id: int | None) -> datetime | None:
+        """From when on all rollups of a tier, or with None all samples, are there; None: from ever on."""
+        if tier_id not in self.kept_since:
+            if tier_id is None:
+                self.kept_since[tier_id] = verify_inputs.samples_kept_since(self.connection)
+            else:
+                self.kept_since[tier_id] = verify_inputs.rollups_kept_since(self.connection, tier_id)
+        return self.kept_since[tier_id]
 
     def _clean(self, shard_id: int, tier: TierEntry, buckets: Sequence[datetime]) -> set[datetime]:
         """The buckets that have ended and whose input does not wait in the ledger.
@@ -103,16 +104,26 @@ class Inspection:
     def _parent(self, tier: TierEntry) -> TierEntry | None:
         return None if tier.parent_id is None else self.installation.tier(tier.parent_id)
 
-    def _judge(self, tier: TierEntry, series: ShardSeries, members: dict[int, selftest.Member]) -> Judge:
-        return Judge(self.connection, self.findings, tier, series, members, self.installation.lookback)
+    def _judge(self, tier: TierEntry, shard: _Shard) -> Judge:
+        return Judge(
+            self.connection,
+            self.findings,
+            tier,
+            shard.series,
+            shard.members,
+            self.installation.lookback,
+            shard.interval,
+            self._kept_since(tier.id),
+        )
 
     def _finest(
         self, tier: TierEntry, buckets: Sequence[datetime], *, clean: Collection[datetime], shard: _Shard
     ) -> None:
-        kept_since = self._kept_since(tier)
+        kept_since = self._kept_since(tier.parent_id)
         since, until = buckets[0], tier.ladder.end_of(buckets[-1])
-        judge = self._judge(tier, shard.series, shard.members)
+        judge = self._judge(tier, shard)
         found = self._stored(tier, shard.series, since=since, until=until)
+        nothing = Stored.nothing(len(shard.series.grid.block_ids))
         for one in from_samples(
             self.connection,
             tier,
@@ -120,29 +131,36 @@ class Inspection:
             series=shard.series,
             lookback=self.installation.lookback,
             kept_since=kept_since,
+            stored=found,
         ):
-            judge.samples(one.samples)
+            judge.samples(one.samples, bucket=one.bucket)
             if one.bucket in clean:
-                rows = found.get(one.bucket, Stored.nothing(len(shard.series.grid.block_ids)))
+                rows = found.get(one.bucket, nothing)
                 is_gone = kept_since is not None and one.bucket < kept_since
-                judge.rollups(rows, one.statistics, bucket=one.bucket, is_gone=is_gone)
+                self.findings.buckets += judge.rollups(rows, one.statistics, bucket=one.bucket, is_gone=is_gone)
                 judge.slots(rows, bucket=one.bucket)
         stored = {bucket: shard.series.statistics_of(rows) for bucket, rows in found.items() if bucket in clean}
         judge.sketches(stored, since=since, until=until)
 
-    def _coarse(self, tier: TierEntry, bucket: datetime, *, shard: _Shard) -> None:
+    def _coarse(self, tier: TierEntry, buckets: Sequence[datetime], *, shard: _Shard) -> None:
         parent = self._parent(tier)
         if parent is None:
             return  # the tier that it was built from is no longer configured
-        kept_since, until = self._kept_since(tier), bucket + _ONE_MICROSECOND
-        is_gone = kept_since is not None and bucket < kept_since
-        for part in from_rollups(self.connection, tier, parent, bucket, series=shard.series):
-            judge = self._judge(tier, part.series, selftest.of_part(shard.members, part.places))
-            found = self._stored(tier, part.series, since=bucket, until=until)
-            rows = found.get(bucket, Stored.nothing(len(part.series.grid.block_ids)))
-            judge.rollups(rows, part.statistics, bucket=bucket, is_gone=is_gone)
-            judge.slots(rows, bucket=bucket, finer=part)
-            judge.sketches({bucket: part.series.statistics_of(rows)}, since=bucket, until=until)
+        kept_since, seen = self._kept_since(tier.parent_id), set()
+        for part in parts(tier, parent, buckets, series=shard.series):
+            members = selftest.of_part(shard.members, part.places)
+            judge = self._judge(tier, replace(shard, series=part.series, members=members))
+            found = self._stored(tier, part.series, since=part.since, until=part.until)
+            nothing = Stored.nothing(len(part.series.grid.block_ids))
+            for one in from_rollups(self.connection, parent, part):
+                rows = found.get(one.bucket, nothing)
+                is_gone = kept_since is not None and one.bucket < kept_since
+                if judge.rollups(rows, one.statistics, bucket=one.bucket, is_gone=is_gone):
+                    seen.add(one.bucket)
+                judge.slots(rows, bucket=one.bucket, finer=one)
+            stored = {bucket: part.series.statistics_of(found[bucket]) for bucket in part.finer if bucket in found}
+            judge.sketches(stored, since=part.since, until=part.until)
+        self.findings.buckets += len(seen)
 
     def _stored(
         self, tier: TierEntry, series: ShardSeries, *, since: datetime, until: datetime

@@ -37,7 +37,11 @@ class _Wrong:
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges rollups of one tier of some series of a shard; `members` are those of the source kind selftest."""
+    """Judges rollups of one tier of some series of a shard.
+
+    `members` are those of the source kind selftest; `interval`: the shortest that the shard may have been collected by;
+    `kept_since`: from when on the tier has all its buckets (None: from ever on).
+    """
 
     connection: Connection
     findings: Findings
@@ -45,14 +49,20 @@ class Judge:
     series: ShardSeries
     members: dict[int, selftest.Member]
     lookback: timedelta
+    interval: timedelta
+    kept_since: datetime | None
 
-    def rollups(self, rows: Stored, recomputed: Statistics, *, bucket: datetime, is_gone: bool) -> None:
-        """Compare one bucket; where its input `is_gone`, those series that still have all of it.
+    def rollups(self, rows: Stored, recomputed: Statistics, *, bucket: datetime, is_gone: bool) -> bool:
+        """Compare one bucket; where its input `is_gone`, those series that still have all of it. False: it is empty.
 
         Nothing partial is ever taken in there: as many samples as are stored mean that all of them are there.
         """
         stored = self.series.statistics_of(rows)
-        present = (stored.count != 0) | (recomputed.count > 0)
+        present = stored.count != 0
+        if self.kept_since is None or bucket >= self.kept_since:
+            present |= recomputed.count > 0
+        if not present.any():
+            return False
         unknown = present & (recomputed.count < stored.count) & is_gone
         self.findings.not_verifiable += int(np.count_nonzero(unknown))
         self.findings.rollups += int(np.count_nonzero(present & ~unknown))
@@ -70,6 +80,7 @@ class Judge:
             if (law.place, law.column) not in said
         ]
         self._add(bucket, wrong)
+        return True
 
     def sketches(self, stored: dict[datetime, Statistics], *, since: datetime, until: datetime) -> None:
         """The sketches of an interval: each holds as many samples as the rollup of its series."""
@@ -90,12 +101,12 @@ class Judge:
                 self._add(bucket, [_Wrong(place, "sketch", samples, count)])
 
     def slots(self, rows: Stored, *, bucket: datetime, finer: FromRollups | None = None) -> None:
-        """The slots due in a bucket: not more than seconds; in a coarser tier at least those of its finer buckets.
+        """The slots due in a bucket: what the shortest interval allows; in a coarser tier what its finer buckets have.
 
-        Exactly as many where these fill it. An interval that has changed since is not known, so no more can be said.
+        At least that, where they do not fill it. An interval that has changed since is not known: no more can be said.
         """
         least = np.zeros(len(rows.slots_due), dtype=np.int64)
-        most = np.full_like(least, (self.tier.ladder.end_of(bucket) - bucket) // _SHORTEST_INTERVAL + 1)
+        most = np.full_like(least, (self.tier.ladder.end_of(bucket) - bucket) // self.interval + 1)
         if finer is not None:
             least, most = finer.slots_due, np.where(finer.is_whole, finer.slots_due, most)
         wrong = rows.has_row & ((rows.slots_due < least) | (rows.slots_due > most))
@@ -104,31 +115,28 @@ class Judge:
             expected = f"from {least[line]} to {most[line]} in its row"
             self._add(bucket, [_Wrong(place, "slots_due", int(rows.slots_due[line]), None, expected)])
 
-    def samples(self, samples: Sequence[Given]) -> None:
+    def samples(self, samples: Sequence[Given], *, bucket: datetime) -> None:
         """Samples of the source kind selftest against their functions."""
         if not self.members:
             return
-        self.findings.samples += sum(int(np.isin(one.columns, list(self.members)).sum()) for one in samples)
-        for place, at_ms, value, right in selftest.wrong_samples(self.members, samples):
-            self._add(from_milliseconds(at_ms), [_Wrong(place, "value", value, right)], tier="samples")
+        known = list(self.members)
+        self.findings.samples += sum(int(np.count_nonzero(np.isin(one.columns, known))) for one in samples)
+        self._add(
+            bucket,
+            [
+                _Wrong(place, "sample", value, right, f"{right!r} at {from_milliseconds(at_ms).isoformat()}")
+                for place, at_ms, value, right in selftest.wrong_samples(self.members, samples)
+            ],
+        )
 
-    def _add(self, bucket: datetime, wrong: Sequence[_Wrong], *, tier: str | None = None) -> None:
+    def _add(self, bucket: datetime, wrong: Sequence[_Wrong]) -> None:
         if not wrong:
             return
         names = verify_inputs.names_of(self.connection, {int(self.series.ids[one.place]) for one in wrong})
         for one in wrong:
             metric, labels = names[int(self.series.ids[one.place])]
             self.findings.add(
-                Mismatch(
-                    tier or self.tier.name,
-                    bucket,
-                    metric,
-                    labels,
-                    one.column,
-                    one.stored,
-                    one.recomputed,
-                    one.expected,
-                )
+                Mismatch(self.tier.name, bucket, metric, labels, one.column, one.stored, one.recomputed, one.expected)
             )
 
 

@@ -19,8 +19,8 @@ from aggregator.rollups.reduce import Edge, reduce_samples
 from aggregator.rollups.statistics import Statistics
 from aggregator.storage.catalog import TierEntry
 from aggregator.storage.engine import Connection
-from aggregator.storage.frames import Frame, read_frames
-from aggregator.storage.rollup_rows import read_rollups
+from aggregator.storage.frames import Frame, read_frames_as_stored
+from aggregator.storage.rollup_rows import Stored, read_rollups
 from aggregator.storage.verify_inputs import ShardSeries, columns_of_maps
 
 _MILLISECOND = timedelta(milliseconds=1)
@@ -57,12 +57,17 @@ def from_samples(
     series: ShardSeries,
     lookback: timedelta,
     kept_since: datetime | None,
+    stored: Mapping[datetime, Stored],
 ) -> Iterator[FromSamples]:
-    """Recompute consecutive buckets of the finest tier. `kept_since`: samples before it may be gone (None: none are)."""
+    """Recompute consecutive buckets of the finest tier.
+
+    `kept_since`: samples before it may be gone (None: none is); where they are, the sample before a bucket comes from
+    the `stored` rollups.
+    """
     if not buckets or not len(series):
         return
     since, until = buckets[0], tier.ladder.end_of(buckets[-1])
-    frames = read_frames(
+    frames = read_frames_as_stored(
         connection, target_ids=np.unique(series.target_ids).tolist(), since=since - lookback, until=until
     )
     columns = columns_of_maps(connection, {frame.map_id for frame in frames}, series=series)
@@ -70,17 +75,21 @@ def from_samples(
     start = milliseconds(since)
     edge = _edge_of_samples([one for one in samples if one.at_ms < start], len(series))
     if kept_since is not None and since - lookback < kept_since:
-        edge = _filled(edge, _edge_of_rollups(connection, tier, series, since=since, lookback=lookback))
+        edge = _later(edge, _edge_of_rollups(connection, tier, series, since=since, lookback=lookback))
     for bucket in buckets:
         start, end = milliseconds(bucket), milliseconds(tier.ladder.end_of(bucket))
         inside = [one for one in samples if start <= one.at_ms < end]
         statistics = _reduced(inside, start, edge=edge, series=series, lookback=lookback)
         yield FromSamples(bucket, statistics, inside)
-        edge = edge.after(statistics, start_ms=start)
+        if kept_since is not None and bucket < kept_since and bucket in stored:
+            kept = series.statistics_of(stored[bucket])
+            edge = edge.after(statistics.where(statistics.count >= kept.count, kept), start_ms=start)
+        else:
+            edge = edge.after(statistics, start_ms=start)
 
 
 def _given(frame: Frame, columns: Mapping[int, Columns]) -> Given:
-    own = columns[frame.map_id][: len(frame.values)]
+    own = frame.pick(columns[frame.map_id])
     known = (own >= 0) & ~np.isnan(frame.values)
     return Given(own[known], frame.values[known], milliseconds(frame.at), frame.target_id)
 
@@ -112,8 +121,9 @@ def _edge_of_rollups(
     return edge
 
 
-def _filled(edge: Edge, other: Edge) -> Edge:
-    known = ~np.isnan(edge.last)
+def _later(edge: Edge, other: Edge) -> Edge:
+    """The later sample of the two, for each series that has any."""
+    known = ~np.isnan(edge.last) & (np.isnan(other.last) | (edge.last_at >= other.last_at))
     return Edge(np.where(known, edge.last, other.last), np.where(known, edge.last_at, other.last_at))
 
 
@@ -146,35 +156,73 @@ def _reduced(
 class FromRollups:
     """A part of a coarser bucket as a finer tier says; statistics of shape (n,) in the order of `series`.
 
-    `slots_due` by block of the series' grid, of the finer rows together; `is_whole` where these fill the bucket.
+    `places`: where these stand among all series that were asked for. `slots_due` by block of the series' grid, of the
+    finer rows together; `is_whole` where these fill the bucket.
     """
 
+    bucket: datetime
     series: ShardSeries
+    places: Columns
     statistics: Statistics
     slots_due: npt.NDArray[np.int64]
     is_whole: npt.NDArray[np.bool_]
 
 
-def from_rollups(
-    connection: Connection, tier: TierEntry, parent: TierEntry, bucket: datetime, *, series: ShardSeries
-) -> Iterator[FromRollups]:
-    """Recompute a bucket from the stored rollups of the tier that it is built from, some blocks at a time."""
-    end = tier.ladder.end_of(bucket)
-    starts = list(parent.ladder.starts(bucket, end))
-    at_once = max(1, _MOST_CHILD_ROWS // len(starts))
+@dataclass(frozen=True)
+class Part:
+    """Some buckets of a coarser tier, ascending, with the starts of the finer ones in each; and some series."""
+
+    finer: Mapping[datetime, Sequence[datetime]]
+    until: datetime
+    series: ShardSeries
+    places: Columns
+
+    @property
+    def since(self) -> datetime:
+        """The start of the first bucket."""
+        return next(iter(self.finer))
+
+
+def parts(tier: TierEntry, parent: TierEntry, buckets: Sequence[datetime], *, series: ShardSeries) -> Iterator[Part]:
+    """The buckets (ascending) and the series in parts, each of which can be recomputed in memory."""
+    blocks = len(series.grid.block_ids)
+    held: dict[datetime, Sequence[datetime]] = {}
+    for bucket in buckets:
+        finer = list(parent.ladder.starts(bucket, tier.ladder.end_of(bucket)))
+        if held and (sum(map(len, held.values())) + len(finer)) * blocks > _MOST_CHILD_ROWS:
+            yield from _by_blocks(tier, held, series)
+            held = {}
+        held[bucket] = finer
+    if held:
+        yield from _by_blocks(tier, held, series)
+
+
+def _by_blocks(tier: TierEntry, finer: Mapping[datetime, Sequence[datetime]], series: ShardSeries) -> Iterator[Part]:
+    at_once = max(1, _MOST_CHILD_ROWS // sum(map(len, finer.values())))
+    until = tier.ladder.end_of(max(finer))
     for first in range(0, len(series.grid.block_ids), at_once):
-        part = series.only((series.lines >= first) & (series.lines < first + at_once))
-        children = read_rollups(
-            connection, tier_id=parent.id, is_finest=parent.is_finest, grid=part.grid, since=bucket, until=end
-        )
-        rows = len(part.grid.block_ids)
-        due, count = np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=np.int64)
-        for child in children.values():
+        chosen = (series.lines >= first) & (series.lines < first + at_once)
+        yield Part(finer, until, series.only(chosen), np.flatnonzero(chosen))
+
+
+def from_rollups(connection: Connection, parent: TierEntry, part: Part) -> Iterator[FromRollups]:
+    """Recompute coarser buckets from the stored rollups of `parent`, the tier that they are built from."""
+    series = part.series
+    stored = read_rollups(
+        connection,
+        tier_id=parent.id,
+        is_finest=parent.is_finest,
+        grid=series.grid,
+        since=part.since,
+        until=part.until,
+    )
+    nothing = Statistics.empty((len(series),))
+    for bucket, starts in part.finer.items():
+        children = [stored[start] for start in starts if start in stored]
+        due = np.zeros(len(series.grid.block_ids), dtype=np.int64)
+        rows = np.zeros_like(due)
+        for child in children:
             due += np.where(child.has_row, child.slots_due, 0)
-            count += child.has_row
-        merged = (
-            merge([part.statistics_of(child) for child in children.values()])
-            if children
-            else Statistics.empty((len(part),))
-        )
-        yield FromRollups(part, merged, due, count == len(starts))
+            rows += child.has_row
+        merged = merge([series.statistics_of(child) for child in children]) if children else nothing
+        yield FromRollups(bucket, series, part.places, merged, due, rows == len(starts))

@@ -7,10 +7,11 @@ the clock's `first` and `last` say when the first and the last sample of all oth
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import numpy as np
+import numpy.typing as npt
 
 from aggregator.collectors.selftest import (
     CLOCK,
@@ -77,6 +78,16 @@ def members(connection: Connection, series: ShardSeries) -> dict[int, Member]:
     return found
 
 
+def of_part(known: dict[int, Member], places: npt.NDArray[np.int64]) -> dict[int, Member]:
+    """The members among some of the series, at their places there; without those whose clock is not among them."""
+    at = {place: index for index, place in enumerate(places.tolist())} if known else {}
+    return {
+        at[place]: replace(member, place=at[place], clock=at[member.clock])
+        for place, member in known.items()
+        if place in at and member.clock in at
+    }
+
+
 def wrong_samples(known: dict[int, Member], samples: Sequence[Given]) -> Iterator[tuple[int, int, float, float]]:
     """Samples that are not what their function says: place, instant (ms), the stored value and the right one."""
     for one in samples:
@@ -140,9 +151,10 @@ def _gauge(member: Member, stored: Statistics, first: int, last: int) -> Iterato
         yield from _equal(member, stored, "min", low)
         yield from _equal(member, stored, "max", high)
     if member.metric == OFFSET:
-        least, most = float(stored.min[member.place]), float(stored.max[member.place])
-        if not OFFSET_BASE <= least <= most < OFFSET_BASE + OFFSET_VALUES:
-            yield Law(member.place, "min", f"from {OFFSET_BASE:.0f} on, {OFFSET_VALUES} values, up to max")
+        for column in ("min", "max"):
+            above = float(getattr(stored, column)[member.place]) - OFFSET_BASE
+            if not 0 <= above < OFFSET_VALUES or not above.is_integer():
+                yield Law(member.place, column, f"one of {OFFSET_VALUES} whole numbers from {OFFSET_BASE:.0f} on")
 
 
 def _equal(member: Member, stored: Statistics, column: str, right: float) -> Iterator[Law]:

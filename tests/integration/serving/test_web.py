@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 STATUS_FIELDS = {
     "as_of", "version", "ok", "problems", "servers", "sources", "targets", "tiers", "summaries", "nodes", "glance",
+    "partitions_held",
 }  # fmt: skip
 FIELDS = {
     "sources": {
@@ -43,7 +44,10 @@ FIELDS = {
         "last_error", "last_error_at", "stale",
     },
     "targets": {"source", "job", "instance", "up", "since", "last_error", "last_error_at"},
-    "tiers": {"name", "step_seconds", "newest_bucket", "lag_seconds", "backfill_lag_seconds", "backlog", "stale"},
+    "tiers": {
+        "name", "step_seconds", "newest_bucket", "lag_seconds", "backfill_lag_seconds", "backlog", "verify_mismatches",
+        "stale",
+    },
     "summaries": {"name", "refresh_seconds", "computed_at", "version", "last_error", "last_error_at", "stale"},
     "nodes": {"name", "last_seen", "config_hash", "version", "alive"},
     "glance": {
@@ -148,6 +152,7 @@ def test_the_metrics_of_the_installation_are_all_there_and_clean(site: Site) -> 
         "source_last_success_timestamp_seconds", "tier_newest_bucket_timestamp_seconds", "oldest_due_age_seconds",
         "dirty_rows", "beat_last_wake_timestamp_seconds", "worker_last_seen_timestamp_seconds",
         "partitions_ahead_seconds", "summary_computed_timestamp_seconds", "table_bytes",
+        "verify_mismatches_total",
     }  # fmt: skip
 
 

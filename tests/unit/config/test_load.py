@@ -339,4 +339,33 @@ def test_a_local_day_is_built_from_a_tier_that_divides_every_offset(tmp_path: Pa
     load(tmp_path, "[[tiers]]\nname = '1d'\ntimezone = 'Asia/Kathmandu'\n")
     text = "[[tiers]]\nname = '5m'\nstep = '30m'\n[[tiers]]\nname = '1m'\nstep = '30m'\ntimezone = 'UTC'\n"
     found = faults(tmp_path, text + "[[tiers]]\nname = '1d'\ntimezone = 'Asia/Kathmandu'\n")
-    assert any("no finer tier (30m, 1h) divides 1d and every offset of Asia/Kathmandu" in fault for fault in found)
+    expected = "no finer tier (30m, 1h) divides the days of Asia/Kathmandu; add one that divides 15m"
+    assert any(expected in fault for fault in found)
+
+
+def test_weeks_and_months_are_steps_and_months_are_lengths(tmp_path: Path) -> None:
+    text = "[[tiers]]\nname = '{0}'\nstep = '{0}'\nretention = '24mo'\ntimezone = 'America/New_York'\n"
+    tiers = load(tmp_path, "".join(text.format(step) for step in ("1w", "1mo", "12mo"))).tiers
+    assert [(tier.name, tier.months) for tier in tiers[-3:]] == [("1w", 0), ("1mo", 1), ("12mo", 12)]
+    assert tiers[-1].retention == 2 * tiers[-1].step
+
+
+@pytest.mark.parametrize(
+    ("tier", "fault"),
+    [
+        ("step = '1y'", "step: 1y has years of 365 days; write 12mo for one that begins on 1 January"),
+        ("step = '1mo1d'", "step: 2716146s is a multiple of no finer tier's step (1m, 5m, 1h, 1d)"),
+        ("step = '2h'\ntimezone = 'Asia/Tokyo'", "timezone: a zone decides where days begin"),
+        ("step = '1month'", "step: '1month' is not a duration"),
+    ],
+)
+def test_a_step_that_no_calendar_has_is_refused(tmp_path: Path, tier: str, fault: str) -> None:
+    (found,) = faults(tmp_path, f"[[tiers]]\nname = 'x'\nretention = '20y'\n{tier}\n")
+    assert fault in found
+
+
+def test_a_tier_is_kept_as_long_as_the_longest_month_that_is_built_from_it(tmp_path: Path) -> None:
+    months = "[[tiers]]\nname = '1mo'\nstep = '1mo'\nretention = '10y'\n"
+    (found,) = faults(tmp_path, months + "[[tiers]]\nname = '1d'\nretention = '30d'\n")
+    assert "is shorter than a bucket of tier '1mo', which is built from this one; keep at least 31d" in found
+    load(tmp_path, months + "[[tiers]]\nname = '1d'\nretention = '31d'\n")

@@ -12,6 +12,7 @@ from aggregator.serving.status import Server, Status, is_source_stale, is_summar
 from aggregator.storage.health import Health, NodeHealth, SummaryHealth
 from aggregator.storage.health_sources import SourceHealth, TargetHealth
 from aggregator.storage.health_tiers import TierHealth
+from aggregator.storage.held_partitions import HeldPartitions
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 UP = {"database": Server(is_up=True), "broker": Server(None), "cache": Server(None)}
@@ -113,6 +114,16 @@ def test_targets_that_are_down_are_named_up_to_three() -> None:
     (problem,) = problems(sources=(replace(SOURCE, targets=9, up=4, down=5),), targets=tuple(down))
     assert problem.startswith("source node: 5 of 9 targets are down (h0:1: refused; h1:1: refused; h2:1: refused")
     assert "and 2 more" in problem
+
+
+def test_what_holds_partitions_is_listed_and_is_no_problem() -> None:
+    reason = "an import or a recomputation wrote to it at 2026-03-01T12:00Z"
+    held = HeldPartitions("sample_frame", "backfill", 365, "sample_frame_20250301", reason, ago(600))
+    status = Status(NOW, UP, replace(WELL, partitions_held=(held,)))
+    assert status.problems() == []
+    (listed,) = status.document()["partitions_held"]
+    assert (listed["table"], listed["cause"], listed["partitions"]) == ("sample_frame", "backfill", 365)
+    assert (listed["oldest"], listed["reason"]) == ("sample_frame_20250301", reason)
 
 
 def test_without_a_database_the_status_still_has_its_shape() -> None:

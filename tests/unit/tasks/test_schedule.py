@@ -118,6 +118,7 @@ def test_every_job_has_an_entry_with_its_slot_its_queue_and_an_end(settings: Set
         "rollup",
         "summarize",
         "maintain",
+        "verify",
     }
     for entry in entries.values():
         assert isinstance(entry["kwargs"]["slot"], BeatLazyFunc)

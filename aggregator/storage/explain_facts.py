@@ -1,0 +1,167 @@
+"""All that is stored about one bucket of one series, read in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from aggregator.rollups.buckets import from_milliseconds, milliseconds
+from aggregator.storage import catalog, explain
+from aggregator.storage.catalog import Installation, TierEntry
+from aggregator.storage.explain import PendingMark, SeriesEntry, StoredCollection, StoredRollup, StoredRun, StoredSample
+
+#: A collection whose slot lies longer before what it wrote is not looked for.
+LONGEST_COLLECTION = timedelta(hours=1)
+#: For so many arrivals outside the bucket's own slots the collection is looked up.
+MOST_ARRIVALS = 20
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A finer tier under the bucket: what it holds of the series there, and from when on it is kept (None: all)."""
+
+    tier: TierEntry
+    kept_since: datetime | None
+    rollups: tuple[StoredRollup, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is stored about one bucket (UTC, half-open) of one series.
+
+    `levels`: the tier that the bucket is built from, then the one that this is built from, down to the finest.
+    `edge`: the series' last sample before the bucket, at most a lookback away; `edge_is_sample` False: its frame is
+    gone, and a rollup of the finest tier still tells it. `arrivals`: collections that brought samples of the bucket but
+    whose slots are not in it. `marks_before`: marks of the finest tier within a lookback before the bucket, whose first
+    difference may change with them. Instants up to which something was dropped are None where nothing was.
+    """
+
+    series: SeriesEntry
+    tier: TierEntry
+    finest: TierEntry
+    installation: Installation
+    start: datetime
+    end: datetime
+    now: datetime
+    rollup: StoredRollup | None
+    levels: tuple[Level, ...]
+    samples: tuple[StoredSample, ...]
+    samples_kept_since: datetime | None
+    edge: StoredSample | None
+    edge_is_sample: bool
+    marks: tuple[PendingMark, ...]
+    marks_before: tuple[PendingMark, ...]
+    runs: tuple[StoredRun, ...]
+    collections: tuple[StoredCollection, ...]
+    arrivals: tuple[StoredCollection, ...]
+    collections_kept_since: datetime | None
+    first_slot: datetime | None
+
+    @property
+    def slots_since(self) -> datetime:
+        """The first instant whose slot is collected in the bucket: a slot is collected its offset after its time."""
+        return self.start - self.series.slots.offset
+
+
+def gather(connection: Connection, series: SeriesEntry, *, tier: TierEntry, at: datetime, now: datetime) -> Facts:
+    """Read what is stored about the bucket of `tier` that holds the instant `at`."""
+    installation = catalog.read_installation(connection)
+    start = tier.ladder.start_of(at)
+    end = tier.ladder.end_of(start)
+    below = tuple(_below(installation, tier))
+    finest = below[-1] if below else tier
+    own = explain.read_rollups(connection, series, tier_id=tier.id, since=start, until=start + _MICROSECOND)
+    samples = explain.read_samples(connection, series, since=start, until=end)
+    edge, edge_is_sample = _edge(connection, series, installation, finest, start=start)
+    collections = explain.collections_of(connection, series, since=start - series.slots.offset, until=end)
+    return Facts(
+        series=series,
+        tier=tier,
+        finest=finest,
+        installation=installation,
+        start=start,
+        end=end,
+        now=now,
+        rollup=own[0] if own else None,
+        levels=tuple(_level(connection, series, one, start=start, end=end) for one in below),
+        samples=tuple(samples),
+        samples_kept_since=catalog.dropped_before(connection, "sample_frame"),
+        edge=edge,
+        edge_is_sample=edge_is_sample,
+        marks=tuple(explain.pending_marks(connection, series, tier_ids=_ids(tier, *below), since=start, until=end)),
+        marks_before=tuple(_marks_before(connection, series, installation, finest, start=start)),
+        runs=tuple(explain.runs_of(connection, subject=f"{tier.name}:{series.shard_id}", bucket=start)),
+        collections=tuple(collections),
+        arrivals=tuple(_arrivals(connection, series, samples, collections)),
+        collections_kept_since=catalog.dropped_before(connection, "collections"),
+        first_slot=explain.first_slot(connection, series),
+    )
+
+
+def _below(installation: Installation, tier: TierEntry) -> Iterator[TierEntry]:
+    """The tiers under a tier, coarsest first."""
+    parent = installation.tier(tier.parent_id) if tier.parent_id is not None else None
+    while parent is not None:
+        yield parent
+        parent = installation.tier(parent.parent_id) if parent.parent_id is not None else None
+
+
+def _level(connection: Connection, series: SeriesEntry, tier: TierEntry, *, start: datetime, end: datetime) -> Level:
+    kept_since = catalog.dropped_before(connection, "rollup", tier_id=tier.id)
+    rollups = explain.read_rollups(connection, series, tier_id=tier.id, since=start, until=end)
+    return Level(tier, kept_since, tuple(rollups))
+
+
+def _edge(
+    connection: Connection, series: SeriesEntry, installation: Installation, finest: TierEntry, *, start: datetime
+) -> tuple[StoredSample | None, bool]:
+    """The last sample before the bucket and whether its frame is there; else what the finest tier knows of it."""
+    since = start - installation.lookback
+    if (found := explain.last_sample(connection, series, since=since, until=start)) is not None:
+        return found, True
+    first = finest.ladder.start_of(since)
+    rollups = explain.read_rollups(connection, series, tier_id=finest.id, since=first, until=start)
+    if not rollups:
+        return None, False
+    last = rollups[-1]
+    at = from_milliseconds(milliseconds(last.bucket) + int(last.values["last_at"] or 0))
+    value = last.values["last"]
+    return (StoredSample(at, float(value), at), False) if value is not None and at >= since else (None, False)
+
+
+def _ids(*tiers: TierEntry) -> list[int]:
+    return [tier.id for tier in tiers]
+
+
+def _marks_before(
+    connection: Connection, series: SeriesEntry, installation: Installation, finest: TierEntry, *, start: datetime
+) -> Sequence[PendingMark]:
+    since = finest.ladder.start_of(start - installation.lookback)
+    return explain.pending_marks(connection, series, tier_ids=[finest.id], since=since, until=start)
+
+
+def _arrivals(
+    connection: Connection,
+    series: SeriesEntry,
+    samples: Sequence[StoredSample],
+    collections: Sequence[StoredCollection],
+) -> Iterator[StoredCollection]:
+    """The collections that brought samples and are none of those listed already."""
+    known = {one.slot for one in collections}
+    arrivals = sorted({sample.received_at for sample in samples if not _is_within(sample, collections)})
+    for arrival in arrivals[:MOST_ARRIVALS]:
+        for one in explain.collections_that_wrote(connection, series, arrival, longest=LONGEST_COLLECTION):
+            if one.slot not in known:
+                known.add(one.slot)
+                yield one
+
+
+def _is_within(sample: StoredSample, collections: Sequence[StoredCollection]) -> bool:
+    return any(
+        one.started_at <= sample.received_at and (one.finished_at is None or sample.received_at <= one.finished_at)
+        for one in collections
+    )

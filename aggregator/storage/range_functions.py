@@ -1,0 +1,208 @@
+"""The SQL functions that pick a tier by themselves: `metric_range`, `metric_range_by`, and what dashboards list.
+
+They read views only, so that a reader's rights suffice, and are plain SQL, which PostgreSQL puts in the place of the
+call: a range's conditions reach the indexes, and of the tiers only the one that was picked is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from aggregator.storage.range_parts import (
+    BOUNDS,
+    COMBINED_M2,
+    RangeSettings,
+    TierRange,
+    average,
+    deviation,
+    exact_points,
+    raw_points,
+    regrouped_points,
+    total,
+)
+from aggregator.storage.selector_functions import selected_series
+from aggregator.storage.tables import SCHEMA
+
+#: As in Prometheus.
+MOST_POINTS = 11_000
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    type: str
+
+
+_STATISTICS = (
+    _Column("count", "integer"),
+    *(_Column(name, "float8") for name in ("sum", "avg", "min", "max", "first", "last", "stddev", "increase", "rate")),
+    _Column("completeness", "float8"),
+    _Column("is_final", "boolean"),
+    _Column("tier", "text"),
+)
+_LABELS = (_Column("metric", "text"), _Column("labels", "jsonb"), _Column("job", "text"), _Column("instance", "text"))
+_RANGE_COLUMNS = (_Column("time", "timestamptz"), *_LABELS, *_STATISTICS)
+_BY_COLUMNS = (
+    _Column("time", "timestamptz"),
+    *_LABELS,
+    _Column("series", "integer"),
+    *(
+        _Column("count", "bigint") if column.name == "count" else column
+        for column in _STATISTICS
+        if column.name not in ("first", "last")
+    ),
+)
+
+_CHECK = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.range_check(
+    start timestamptz, finish timestamptz, interval_ms bigint) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    IF start IS NULL OR finish IS NULL OR interval_ms IS NULL THEN
+        RAISE EXCEPTION 'start, finish and interval_ms cannot be NULL' USING ERRCODE = '22023';
+    ELSIF interval_ms <= 0 THEN
+        RAISE EXCEPTION 'interval_ms is %; write a positive number of milliseconds, such as 60000', interval_ms
+            USING ERRCODE = '22023';
+    ELSIF NOT isfinite(start) OR NOT isfinite(finish) OR finish < start THEN
+        RAISE EXCEPTION 'the range ends at %, before it starts, at %; write start, then finish', finish, start
+            USING ERRCODE = '22023';
+    ELSIF extract(epoch FROM finish - start) * 1000 > {MOST_POINTS}::numeric * interval_ms THEN
+        RAISE EXCEPTION 'more than {MOST_POINTS:,} points for a series; write an interval_ms of at least %',
+            ceil(extract(epoch FROM finish - start) * 1000 / {MOST_POINTS}) USING ERRCODE = '22023';
+    END IF;
+    RETURN true;
+END
+$$
+"""  # noqa: S608 - our own schema
+
+# The coarsest tier that is no coarser than the interval, of those that are kept from the start on; where none of them
+# is, the finest that is kept so far back; where no tier is, the one that reaches back furthest. 0 is samples.
+_TIER = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.range_tier(start timestamptz, interval_ms bigint) RETURNS integer
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN (
+        SELECT tier_id FROM {SCHEMA}.tiers_kept
+        ORDER BY greatest(kept_since, start), step_seconds * 1000 <= interval_ms DESC,
+            CASE WHEN step_seconds * 1000 <= interval_ms THEN -step_seconds ELSE step_seconds END, tier_id
+        LIMIT 1
+    );
+END
+$$
+"""  # noqa: S608 - our own schema
+
+
+def _signature(columns: Sequence[_Column]) -> str:
+    return ", ".join(f'"{column.name}" {column.type}' for column in columns)
+
+
+def _named(columns: Sequence[_Column]) -> str:
+    return ", ".join(f'"{column.name}"' for column in columns)
+
+
+_ARGUMENTS = "selector text, start timestamptz, finish timestamptz, interval_ms bigint"
+
+
+def _points(tiers: Sequence[TierRange], settings: RangeSettings) -> str:
+    """SQL: a row for each series and interval, of the columns `POINT_COLUMNS`."""
+    selected = selected_series("$1")
+    return " UNION ALL ".join(
+        (
+            exact_points(tiers, selected=selected),
+            regrouped_points(tiers, settings, selected=selected),
+            raw_points(settings, selected=selected),
+        )
+    )
+
+
+def _metric_range(points: str) -> str:
+    return f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.metric_range({_ARGUMENTS}) RETURNS TABLE ({_signature(_RANGE_COLUMNS)})
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT {_named(_RANGE_COLUMNS)} FROM ({points}) AS points WHERE {SCHEMA}.range_check($2, $3, $4)
+$$
+"""  # noqa: S608 - text of our own
+
+
+def _metric_range_by(points: str) -> str:
+    """Sums are added, and what follows from them is computed anew: nothing is an average of averages."""
+    return f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.metric_range_by({_ARGUMENTS}, by text[])
+RETURNS TABLE ({_signature(_BY_COLUMNS)})
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT
+        g.time, g.metric, g.labels, g.labels ->> 'job', g.labels ->> 'instance', g.series, g.count, g.sum,
+        {average("g.sum", "g.count")}, g.min, g.max, {deviation("g.m2", "g.count")}, g.increase, g.rate,
+        least(1, g.count / nullif(g.slots_due, 0)), g.is_final, g.tier
+    FROM (
+        SELECT
+            points.time, own.metric, own.labels, count(*)::integer AS series, sum(points.count) AS count,
+            {total("points.sum")} AS sum, min(points.min) AS min, max(points.max) AS max,
+            {SCHEMA}.combined_m2(points.count, points.sum, points.m2) AS m2,
+            {total("points.increase")} AS increase, {total("points.rate", where="points.rate IS NOT NULL")} AS rate,
+            sum(points.slots_due) AS slots_due, bool_and(points.is_final) AS is_final, min(points.tier) AS tier
+        FROM ({points}) AS points
+        JOIN (
+            SELECT series_id, metric, coalesce(
+                (SELECT jsonb_object_agg(name, labels -> name) FROM unnest($5) AS name WHERE labels ? name), '{{}}'
+            ) AS labels
+            FROM {SCHEMA}.metric_series WHERE {selected_series("$1")} OFFSET 0
+        ) AS own ON own.series_id = points.series_id
+        WHERE {SCHEMA}.range_check($2, $3, $4)
+        GROUP BY points.time, own.metric, own.labels
+    ) AS g
+$$
+"""  # noqa: S608 - text of our own
+
+
+# By index, from name to name: there are far fewer metrics than series.
+_METRIC_NAMES = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.metric_names() RETURNS SETOF text
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    WITH RECURSIVE found AS (
+        (SELECT metric FROM {SCHEMA}.metric_series ORDER BY metric LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT s.metric FROM {SCHEMA}.metric_series AS s WHERE s.metric > found.metric ORDER BY s.metric LIMIT 1
+        ) FROM found WHERE found.metric IS NOT NULL
+    )
+    SELECT metric FROM found WHERE metric IS NOT NULL
+$$
+"""  # noqa: S608 - our own schema
+
+_LABEL_VALUES = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.label_values(metric text, label text) RETURNS SETOF text
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT DISTINCT s.labels ->> $2 FROM {SCHEMA}.metric_series AS s
+    WHERE {selected_series("$1", of="s.")} AND s.labels ? $2
+    ORDER BY 1
+$$
+"""  # noqa: S608 - text of our own
+
+_INSTANT_BEFORE = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.instant_before(at timestamptz) RETURNS timestamptz
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN at - interval '1 microsecond';
+END
+$$
+"""
+
+#: What people call; the other functions are called by these.
+PUBLIC = (
+    "metric_range(text, timestamptz, timestamptz, bigint)",
+    "metric_range_by(text, timestamptz, timestamptz, bigint, text[])",
+    "metric_names()",
+    "label_values(text, text)",
+)
+
+
+def create_range_functions(connection: Connection, tiers: Sequence[TierRange], settings: RangeSettings) -> None:
+    """Make or renew the functions for these tiers, whose views are there; the caller holds the publisher's lock."""
+    points = _points(tiers, settings)
+    statements = (*BOUNDS, *COMBINED_M2, _INSTANT_BEFORE, _CHECK, _TIER, _metric_range(points), _metric_range_by(points))
+    for statement in (*statements, _METRIC_NAMES, _LABEL_VALUES):
+        connection.execute(text(statement.replace(":", "\\:")))

@@ -1,0 +1,379 @@
+"""SQL for the points of a range: read from a tier as they are, regrouped into longer intervals, or from samples.
+
+A point is a row of `POINT_COLUMNS` for a series in an interval. Every part is a branch of one UNION ALL, whose conditions
+hold the arguments of the function only, so that PostgreSQL executes no branch but the one that is meant. Arguments:
+$1 selector, $2 start, $3 finish, $4 interval in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from aggregator.rollups.buckets import EPOCH, Ladder
+from aggregator.rollups.periods import origin
+from aggregator.storage.tables import SCHEMA
+
+_ONE_DAY = timedelta(days=1)
+_MILLISECOND = timedelta(milliseconds=1)
+RAW = "raw"
+#: What stands for samples where tiers have their ids.
+RAW_ID = 0
+
+_VIEW_COLUMNS = (
+    *("time", "series_id", "metric", "labels", "job", "instance", "count", "sum", "avg", "min", "max", "first", "last"),
+    *("stddev", "increase", "rate", "completeness", "is_final"),
+)
+POINT_COLUMNS = (*_VIEW_COLUMNS, "tier", "m2", "slots_due")
+#: Sums stay clear of what PostgreSQL refuses: beyond it a double is divided by `_SCALE` before it is added.
+_LARGE = "1e300"
+_SCALE = "1e10"
+_LARGEST_SCALED = "1.7e298"
+
+
+@dataclass(frozen=True)
+class TierRange:
+    """A tier that a range can be read from; `built_from` as in `views.TierView`."""
+
+    tier_id: int
+    name: str
+    ladder: Ladder
+    built_from: tuple[int, ...]
+
+    @property
+    def step_ms(self) -> int:
+        """The step, or the average one of months."""
+        return self.ladder.step // _MILLISECOND
+
+    @property
+    def buckets(self) -> str:
+        """SQL (bigint): how many buckets an interval has, rounded up."""
+        return f"(($4 + {self.step_ms - 1}) / {self.step_ms})"
+
+    def start(self, instant: str, buckets: str) -> str:
+        """SQL (timestamptz): the start of the interval of so many buckets that holds an instant."""
+        return f"{SCHEMA}.interval_start({self._interval(instant, buckets)})"
+
+    def end(self, instant: str, buckets: str) -> str:
+        """SQL (timestamptz): the end of that interval."""
+        return f"{SCHEMA}.interval_end({self._interval(instant, buckets)})"
+
+    def start_of_row(self, instant: str, buckets: str) -> str:
+        """As `start`, but fast for many rows."""
+        if self.ladder.is_calendar:
+            return self.start(instant, buckets)
+        stride = f"make_interval(secs => greatest({buckets}, 1) * {self.step_ms / 1000!r})"
+        return f"date_bin({stride}, {instant}, '{self._origin}')"
+
+    @property
+    def _origin(self) -> str:
+        return f"{EPOCH + origin(self.ladder.step):%Y-%m-%d}T00:00:00Z"
+
+    def _interval(self, instant: str, buckets: str) -> str:
+        if self.ladder.is_calendar:
+            days = 0 if self.ladder.months else self.ladder.step // _ONE_DAY
+            months = self.ladder.months
+            first_day = f"'{self._origin[:10]}'::date" if days else "'1970-01-01'::date"
+            return f"{instant}, '{self.ladder.timezone}', {first_day}, {buckets} * {days}, {buckets} * {months}"
+        return f"{instant}, {buckets} * {self.step_ms}, '{self._origin}'::timestamptz"
+
+
+@dataclass(frozen=True)
+class RangeSettings:
+    """What of the settings a range depends on."""
+
+    lateness: timedelta
+    lookback: timedelta
+
+
+# How intervals lie: multiples of a length since an origin, or of local days or months. IMMUTABLE, so that PostgreSQL
+# knows an interval's bounds when it plans, and opens no partition outside.
+BOUNDS = (
+    f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.interval_start(at timestamptz, length_ms bigint, origin timestamptz)
+RETURNS timestamptz LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN date_bin(make_interval(secs => greatest(length_ms, 1) / 1000.0), at, origin);
+END
+$$
+""",
+    f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.interval_end(at timestamptz, length_ms bigint, origin timestamptz)
+RETURNS timestamptz LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    length constant interval := make_interval(secs => greatest(length_ms, 1) / 1000.0);
+BEGIN
+    RETURN date_bin(length, at, origin) + length;
+END
+$$
+""",
+    # A day begins at the first of two midnights and, where there is none, when the clock has left it out; in whole
+    # minutes: as `rollups.periods.first_instant`.
+    f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.start_of_day(day date, zone text)
+RETURNS timestamptz LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    midnight constant timestamp := day;
+    found timestamptz := midnight AT TIME ZONE zone;
+    earlier timestamptz;
+BEGIN
+    FOREACH earlier IN ARRAY ARRAY[found - interval '1 hour', found - interval '30 minutes'] LOOP
+        IF earlier AT TIME ZONE zone = midnight THEN
+            found := earlier;
+        END IF;
+    END LOOP;
+    RETURN date_bin('1 minute', found, '1970-01-01T00:00:00Z');
+END
+$$
+""",
+    # Half a day on, an instant surely shows the day on which its bucket began.
+    f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.first_day(at timestamptz, zone text, origin date, days bigint, months bigint)
+RETURNS date LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    day date := (at AT TIME ZONE zone)::date;
+    number integer;
+BEGIN
+    IF {SCHEMA}.start_of_day(day + 1, zone) <= at THEN
+        day := day + 1;
+    ELSIF {SCHEMA}.start_of_day(day, zone) > at THEN
+        day := day - 1;
+    END IF;
+    IF months = 0 THEN
+        number := floor((day - origin)::numeric / greatest(days, 1));
+        RETURN origin + number * greatest(days, 1)::integer;
+    END IF;
+    number := floor((extract(year FROM day) * 12 + extract(month FROM day) - 1 - 1970 * 12) / months);
+    RETURN (origin + make_interval(months => number * months::integer))::date;
+END
+$$
+""",
+    f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.interval_start(
+    at timestamptz, zone text, origin date, days bigint, months bigint)
+RETURNS timestamptz LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN {SCHEMA}.start_of_day({SCHEMA}.first_day(at, zone, origin, days, months), zone);
+END
+$$
+""",
+    f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.interval_end(
+    at timestamptz, zone text, origin date, days bigint, months bigint)
+RETURNS timestamptz LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    next_day constant date := ({SCHEMA}.first_day(at, zone, origin, days, months)
+        + make_interval(days => days::integer, months => months::integer))::date;
+BEGIN
+    RETURN {SCHEMA}.start_of_day(next_day, zone);
+END
+$$
+""",
+)
+
+# Pairwise, Chan, Golub and LeVeque 1979, as `rollups.merge`: state is count, mean and m2. What would leave the range of
+# doubles, or is unknown, makes the result so too.
+COMBINED_M2 = (
+    f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.combined_m2_add(state float8[], count bigint, sum float8, m2 float8)
+RETURNS float8[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    mean float8;
+    distance float8;
+    together float8 := state[1] + count;
+BEGIN
+    IF sum IS NULL OR m2 IS NULL OR abs(sum) > 8e307 OR m2 > 1e300 OR state[3] = 'NaN' THEN
+        RETURN ARRAY[together, 0, 'NaN'];
+    END IF;
+    mean := CASE WHEN abs(sum) < 1e-300 THEN 0 ELSE sum / count END;
+    IF state[1] = 0 THEN
+        RETURN ARRAY[count, mean, m2];
+    END IF;
+    distance := mean - state[2];
+    IF abs(distance) > 1e140 THEN
+        RETURN ARRAY[together, 0, 'NaN'];
+    ELSIF abs(distance) < 1e-140 THEN
+        RETURN ARRAY[together, state[2], state[3] + m2];
+    END IF;
+    RETURN ARRAY[
+        together, state[2] + distance * (count / together), state[3] + m2 + distance * distance * (state[1] * (count / together))];
+END
+$$
+""",
+    f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.combined_m2_of(state float8[])
+RETURNS float8 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE WHEN state[1] > 0 THEN nullif(state[3], 'NaN') END
+$$
+""",
+    f"""
+CREATE OR REPLACE AGGREGATE {SCHEMA}.combined_m2(count bigint, sum float8, m2 float8) (
+    SFUNC = {SCHEMA}.combined_m2_add, STYPE = float8[], FINALFUNC = {SCHEMA}.combined_m2_of, INITCOND = '{{0,0,0}}',
+    PARALLEL = SAFE
+)
+""",
+)
+
+
+def total(values: str, *, where: str = "true") -> str:
+    """SQL: the sum of doubles without the errors that PostgreSQL raises for large ones.
+
+    NULL where one of those that `where` means is NULL: a sum that lacks something is no sum.
+    """
+    small = f"coalesce(sum({values}) FILTER (WHERE abs({values}) < {_LARGE} AND {where}), 0)"
+    large = f"sum({values} / {_SCALE}) FILTER (WHERE abs({values}) >= {_LARGE} AND {where})"
+    return (
+        f"CASE WHEN count(*) FILTER (WHERE {values} IS NULL AND {where}) > 0 OR count({values}) = 0 THEN NULL"
+        f" WHEN {large} IS NULL THEN {small}"
+        f" WHEN abs({large}) > {_LARGEST_SCALED} THEN nullif({large} * 'Infinity', 'NaN')"
+        f" ELSE {large} * {_SCALE} + {small} END"
+    )
+
+
+def average(total_: str, count: str) -> str:
+    """SQL: a quotient, 0 where PostgreSQL would raise because it is too small; as in the views."""
+    return f"CASE WHEN abs({total_}) < 1e-300 THEN 0 ELSE {total_} / {count} END"
+
+
+def deviation(m2: str, count: str) -> str:
+    """SQL: the standard deviation."""
+    return f"sqrt({average(m2, count)})"
+
+
+def rate(increase: str, covered: str) -> str:
+    """SQL: an increase over the seconds that it covers, infinite where PostgreSQL would raise; as in the views."""
+    return (
+        f"CASE WHEN abs({increase}) < 1e-300 THEN 0 WHEN abs({increase}) > 1e300 THEN {increase} * 'Infinity'"
+        f" ELSE {increase} END / nullif({covered}, 0)"
+    )
+
+
+def exact_points(tiers: Sequence[TierRange], *, selected: str) -> str:
+    """SQL: the rows of the tier, for intervals that are no longer than its step."""
+    children = " UNION ALL ".join(
+        f"SELECT {', '.join(_VIEW_COLUMNS)}, '{tier.name}'::text AS tier, m2, slots_due::float8"
+        f' FROM {SCHEMA}."metrics_{tier.name}"'
+        f" WHERE {SCHEMA}.range_tier($2, $4) = {tier.tier_id} AND $4 <= {tier.step_ms}"
+        f" AND time >= {tier.start('$2', '1')} AND time < $3"
+        for tier in tiers
+    )
+    return f"SELECT {', '.join(POINT_COLUMNS)} FROM ({children}) AS rows WHERE {selected}"
+
+
+def regrouped_points(tiers: Sequence[TierRange], settings: RangeSettings, *, selected: str) -> str:
+    """SQL: the rows of the tier put together, for intervals of several buckets; none of them is cut."""
+    children = " UNION ALL ".join(_to_regroup(tier) for tier in tiers)
+    return f"""
+    SELECT
+        g.start, g.series_id, own.metric, own.labels, own.job, own.instance, g.count::integer, g.sum,
+        {average("g.sum", "g.count")}, g.min, g.max, g.first, g.last, {deviation("g.m2", "g.count")}, g.increase,
+        {rate("g.increase", "g.covered")}, least(1, g.count / nullif(g.slots_due, 0)),
+        g.is_final AND g.finish + interval '{settings.lateness.total_seconds()} seconds' <= now()
+            AND ledger.is_clean, g.tier, g.m2, g.slots_due
+    FROM (
+        SELECT
+            start, series_id, sum(count) AS count, {total("sum")} AS sum, min(min) AS min, max(max) AS max,
+            (array_agg(first ORDER BY time))[1] AS first, (array_agg(last ORDER BY time DESC))[1] AS last,
+            {SCHEMA}.combined_m2(count, sum, m2) AS m2, {total("increase")} AS increase, sum(covered) AS covered,
+            sum(slots_due)::float8 / count(*) * min(buckets) AS slots_due, bool_and(is_final) AS is_final,
+            min(finish) AS finish, min(shard_id) AS shard_id, min(built_from) AS built_from, min(tier) AS tier
+        FROM ({children}) AS rows
+        WHERE {selected}
+        GROUP BY start, series_id
+    ) AS g
+    LEFT JOIN ({_series_of(selected)}) AS own ON own.series_id = g.series_id
+    LEFT JOIN LATERAL (
+        SELECT count(*) = 0 AS is_clean FROM (
+            SELECT FROM {SCHEMA}.buckets_dirty AS d
+            WHERE d.shard_id = g.shard_id AND d.time >= g.start AND d.time < g.finish AND d.tier_id = ANY (g.built_from)
+            LIMIT 1
+        ) AS found
+    ) AS ledger ON true
+    """  # noqa: S608 - text of our own
+
+
+def _to_regroup(tier: TierRange) -> str:
+    """SQL: the rows of one tier with the interval that each belongs to, from whole intervals only."""
+    ids = ", ".join(str(tier_id) for tier_id in tier.built_from)
+    return (
+        f"SELECT {tier.start_of_row('time', tier.buckets)} AS start, {tier.end('time', tier.buckets)} AS finish,"
+        " time, series_id, shard_id, metric, labels, count, sum, min, max, first, last, m2, increase, covered,"
+        f" slots_due, is_final, {tier.buckets} AS buckets, ARRAY[{ids}]::smallint[] AS built_from,"
+        f" '{tier.name}'::text AS tier"
+        f' FROM {SCHEMA}."metrics_{tier.name}"'
+        f" WHERE {SCHEMA}.range_tier($2, $4) = {tier.tier_id} AND $4 > {tier.step_ms}"
+        f" AND time >= {tier.start('$2', tier.buckets)}"
+        f" AND time < {tier.end(_LAST_INSTANT, tier.buckets)}"
+    )
+
+
+_LAST_INSTANT = f"{SCHEMA}.instant_before($3)"
+
+
+def _series_of(selected: str) -> str:
+    return f"SELECT * FROM {SCHEMA}.metric_series WHERE {selected}"  # noqa: S608 - text of our own
+
+
+# A value below the one before it is a reset; a difference that is no finite number is not counted.
+_DELTA = """
+CASE
+    WHEN time - time_before > interval '{lookback} seconds' THEN NULL
+    WHEN value < value_before THEN CASE WHEN abs(value) < 'Infinity' THEN value END
+    WHEN greatest(abs(value), abs(value_before)) < 8.9e307 THEN value - value_before
+    WHEN greatest(abs(value), abs(value_before)) = 'Infinity' THEN NULL
+    WHEN value::numeric - value_before::numeric < 1.797e308::numeric THEN value - value_before
+END
+"""
+
+
+def raw_points(settings: RangeSettings, *, selected: str) -> str:
+    """SQL: samples put together, for intervals that are shorter than the finest step."""
+    origin_ = "'1970-01-01T00:00:00Z'::timestamptz"
+    start, end = f"{SCHEMA}.interval_start($2, $4, {origin_})", f"{SCHEMA}.interval_end({_LAST_INSTANT}, $4, {origin_})"
+    stride = "make_interval(secs => greatest($4, 1) / 1000.0)"
+    delta = _DELTA.format(lookback=settings.lookback.total_seconds())
+    gauge = "own.kind = 'gauge'"
+    return f"""
+    SELECT
+        g.start, g.series_id, own.metric, own.labels, own.job, own.instance, g.count::integer,
+        CASE WHEN {gauge} THEN g.sum END, CASE WHEN {gauge} THEN {average("g.sum", "g.count")} END,
+        CASE WHEN {gauge} THEN g.min END, CASE WHEN {gauge} THEN g.max END, g.first, g.last,
+        CASE WHEN {gauge} THEN {deviation("g.m2", "g.count")} END,
+        CASE WHEN NOT {gauge} THEN coalesce(g.increase, 0) END,
+        CASE WHEN NOT {gauge} THEN {rate("coalesce(g.increase, 0)", "g.covered")} END,
+        least(1, g.count / nullif({_slots_due()}, 0)),
+        g.start + {stride} + interval '{settings.lateness.total_seconds()} seconds' <= now(),
+        '{RAW}'::text, CASE WHEN {gauge} THEN g.m2 END, {_slots_due()}
+    FROM (
+        SELECT
+            start, series_id, count(*) AS count, {total("value")} AS sum, min(value) AS min, max(value) AS max,
+            (array_agg(value ORDER BY time))[1] AS first, (array_agg(value ORDER BY time DESC))[1] AS last,
+            CASE WHEN max(abs(value)) < 1e140
+                THEN var_pop(value) FILTER (WHERE abs(value) < 1e140) * count(*) END AS m2,
+            {total("delta", where="delta IS NOT NULL")} AS increase,
+            sum(extract(epoch FROM time - time_before)) FILTER (WHERE delta IS NOT NULL)::float8 AS covered
+        FROM (
+            SELECT date_bin({stride}, time, {origin_}) AS start, time, time_before, series_id, value,
+                {delta} AS delta
+            FROM (
+                SELECT time, series_id, value, lag(value) OVER before AS value_before, lag(time) OVER before AS time_before
+                FROM {SCHEMA}.samples
+                WHERE {SCHEMA}.range_tier($2, $4) = {RAW_ID} AND {selected}
+                    AND time >= {start} - interval '{settings.lookback.total_seconds()} seconds' AND time < {end}
+                WINDOW before AS (PARTITION BY series_id ORDER BY time)
+            ) AS ordered
+            WHERE time >= {start}
+        ) AS samples
+        GROUP BY start, series_id
+    ) AS g
+    JOIN ({_series_of(selected)}) AS own ON own.series_id = g.series_id
+    """  # noqa: S608 - text of our own
+
+
+def _slots_due() -> str:
+    """SQL (float8): slots of the series' source in an interval of samples, as `buckets.SlotGrid.due` counts them."""
+    since = "(extract(epoch FROM g.start)::float8 - own.offset_seconds)"
+    return (
+        f"(ceil(({since} + $4 / 1000.0) / own.interval_seconds) - ceil({since} / own.interval_seconds))"
+    )

@@ -1,0 +1,53 @@
+"""Views beside those of the tiers, for readers' functions: series, how far back each tier is kept, dirty buckets."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+from aggregator.exposition.series import Kind
+from aggregator.storage.tables import SCHEMA
+
+#: What readers' functions read, and `metric_series` for people too.
+VIEWS = ("metric_series", "tiers_kept", "buckets_dirty")
+
+# Left joins: PostgreSQL drops them wherever nobody asks when a source is collected.
+_METRIC_SERIES = f"""
+CREATE OR REPLACE VIEW {SCHEMA}.metric_series AS
+SELECT
+    s.metric,
+    s.labels,
+    s.labels ->> 'job' AS job,
+    s.labels ->> 'instance' AS instance,
+    CASE s.kind WHEN {Kind.COUNTER:d} THEN 'counter' ELSE 'gauge' END AS kind,
+    source.interval_seconds,
+    source.offset_seconds,
+    s.id AS series_id
+FROM {SCHEMA}.series AS s
+LEFT JOIN {SCHEMA}.targets AS target ON target.id = s.target_id
+LEFT JOIN {SCHEMA}.sources AS source ON source.id = target.source_id
+"""  # noqa: S608 - our own schema
+
+# Partitions are dropped whole and oldest first: behind the last one that was dropped everything is there. A tier that
+# was added later has its buckets from then on.
+_TIERS_KEPT = f"""
+CREATE OR REPLACE VIEW {SCHEMA}.tiers_kept AS
+SELECT 'raw' AS tier, 0::float8 AS step_seconds, coalesce(max(dropped_before), '-infinity') AS kept_since, 0 AS tier_id
+FROM {SCHEMA}.retained WHERE table_name = 'sample_frame'
+UNION ALL
+SELECT tier.name, tier.step_seconds, coalesce(greatest(gone.dropped_before, tier.complete_since), '-infinity'),
+    tier.id::integer
+FROM {SCHEMA}.tiers AS tier
+LEFT JOIN {SCHEMA}.retained AS gone ON gone.table_name = 'rollup' AND gone.tier_id = tier.id
+WHERE tier.active
+"""  # noqa: S608 - our own schema
+
+_BUCKETS_DIRTY = f"""
+CREATE OR REPLACE VIEW {SCHEMA}.buckets_dirty AS
+SELECT tier_id, shard_id, bucket AS time FROM {SCHEMA}.dirty
+"""  # noqa: S608 - our own schema
+
+
+def create_reader_views(connection: Connection) -> None:
+    """Make or renew the views; the caller holds the publisher's lock."""
+    for statement in (_METRIC_SERIES, _TIERS_KEPT, _BUCKETS_DIRTY):
+        connection.execute(text(statement.replace(":", "\\:")))

@@ -1,0 +1,234 @@
+"""Recomputations: what was asked for and how far it got, which inputs are kept, and what still waits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
+
+from aggregator.config.selector import Selector
+from aggregator.storage import tables
+from aggregator.storage.selecting import selected
+
+_TABLE = tables.recomputations
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Buckets of a tier that stay as they are because their inputs are gone: how many, the oldest and the newest."""
+
+    count: int
+    oldest: datetime
+    newest: datetime
+
+    def and_also(self, other: Kept) -> Kept:
+        """Both together."""
+        return Kept(self.count + other.count, min(self.oldest, other.oldest), max(self.newest, other.newest))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A recomputation of a half-open interval (UTC), marked from `until` down to `marked_down_to`. `kept`: by tier."""
+
+    id: int
+    selector: str
+    since: datetime
+    until: datetime
+    marked_down_to: datetime
+    started_at: datetime
+    finished_at: datetime | None
+    buckets_marked: int = 0
+    kept: Mapping[str, Kept] = field(default_factory=dict)
+
+
+def requests_of(connection: Connection, selector: str) -> list[Request]:
+    """What was asked for of a selector, newest first. Reads the whole table: a row is typed by a person."""
+    rows = connection.execute(select(_TABLE).where(_TABLE.c.selector == selector).order_by(_TABLE.c.id.desc()))
+    return [_request(row) for row in rows]
+
+
+def _request(row: Row[Any]) -> Request:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+    stored = values.pop("kept")
+    kept = {
+        tier: Kept(int(count), datetime.fromisoformat(oldest), datetime.fromisoformat(newest))
+        for tier, (count, oldest, newest) in stored.items()
+    }
+    return Request(**values, kept=kept)
+
+
+def begin(connection: Connection, selector: str, *, since: datetime, until: datetime, now: datetime) -> Request:
+    """Record a new recomputation."""
+    statement = insert(_TABLE).values(selector=selector, since=since, until=until, marked_down_to=until, started_at=now)
+    request_id = connection.execute(statement.returning(_TABLE.c.id)).scalar_one()
+    return Request(request_id, selector, since, until, until, now, None)
+
+
+def lock_request(connection: Connection, request_id: int) -> Request:
+    """How far a recomputation is, and nobody else moves it until this transaction ends. Uses index: its key."""
+    statement = select(_TABLE).where(_TABLE.c.id == request_id).with_for_update()
+    return _request(connection.execute(statement).one())
+
+
+def move_down(
+    connection: Connection, request: Request, *, to: datetime, marked: int, kept: Mapping[str, Kept]
+) -> Request:
+    """Record in the transaction that marks them that all buckets down to an instant are marked. Uses index: its key."""
+    together = dict(request.kept)
+    for tier, more in kept.items():
+        together[tier] = together[tier].and_also(more) if tier in together else more
+    values = {
+        "marked_down_to": to,
+        "buckets_marked": request.buckets_marked + marked,
+        "kept": {tier: [one.count, one.oldest.isoformat(), one.newest.isoformat()] for tier, one in together.items()},
+    }
+    statement = update(_TABLE).where(_TABLE.c.id == request.id).values(values).returning(*_TABLE.c)
+    return _request(connection.execute(statement).one())
+
+
+def finish(connection: Connection, request_id: int, *, now: datetime) -> None:
+    """Record that nothing of it waits any more. Uses index: its key."""
+    connection.execute(update(_TABLE).where(_TABLE.c.id == request_id).values(finished_at=now))
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a selector means to the ledger: shard by target, shard by block, and shards that are meant as a whole."""
+
+    shard_of_target: Mapping[int, int]
+    shard_of_block: Mapping[int, int]
+    whole_shards: frozenset[int]
+
+    @property
+    def shard_ids(self) -> frozenset[int]:
+        """All shards that are touched."""
+        return frozenset(self.shard_of_target.values())
+
+    @property
+    def marks_per_bucket(self) -> int:
+        """How many marks a bucket of the finest tier takes."""
+        return len(self.whole_shards) + sum(
+            shard_id not in self.whole_shards for shard_id in self.shard_of_target.values()
+        )
+
+
+def scope_of(connection: Connection, selector: Selector) -> Scope:
+    """The targets and blocks in which a selector has series. Uses indexes: series_metric_idx, targets_shard_id_idx."""
+    series, targets = tables.series, tables.targets
+    rows = connection.execute(
+        select(targets.c.id, targets.c.shard_id, series.c.block_id)
+        .join(series, series.c.target_id == targets.c.id)
+        .where(selected(selector, metric=series.c.metric, labels=series.c.labels), targets.c.shard_id.is_not(None))
+        .distinct()
+    ).all()
+    shard_of_target = {row.id: row.shard_id for row in rows}
+    shard_of_block = {row.block_id: row.shard_id for row in rows if row.block_id is not None}
+    of_shards = select(targets.c.id, targets.c.shard_id).where(targets.c.shard_id.in_(set(shard_of_target.values())))
+    others = {row.shard_id for row in connection.execute(of_shards) if row.id not in shard_of_target}
+    return Scope(shard_of_target, shard_of_block, frozenset(set(shard_of_target.values()) - others))
+
+
+# Uses index sample_frame_pkey, once for each target.
+_NEWEST_FRAME = text(
+    """
+    SELECT max(newest.at)
+    FROM unnest(CAST(:target_ids AS integer[])) AS asked (target_id)
+    CROSS JOIN LATERAL (
+        SELECT f.at FROM aggregator.sample_frame AS f
+        WHERE f.target_id = asked.target_id AND f.at >= :since AND f.at < :until
+        ORDER BY f.at DESC LIMIT 1
+    ) AS newest
+    """
+)
+
+
+def newest_frame(connection: Connection, scope: Scope, *, since: datetime, until: datetime) -> datetime | None:
+    """When the newest frame of any target in the half-open interval is; None where there is none."""
+    where = {"target_ids": list(scope.shard_of_target), "since": since, "until": until}
+    newest: datetime | None = connection.execute(_NEWEST_FRAME, where).scalar_one()
+    return newest
+
+
+# Uses index rollup_pkey, once for each block.
+_NEWEST_ROLLUP = text(
+    """
+    SELECT max(newest.bucket)
+    FROM unnest(CAST(:block_ids AS integer[])) AS asked (block_id)
+    CROSS JOIN LATERAL (
+        SELECT r.bucket FROM aggregator.rollup AS r
+        WHERE r.tier_id = :tier_id AND r.block_id = asked.block_id AND r.bucket >= :since AND r.bucket < :until
+        ORDER BY r.bucket DESC LIMIT 1
+    ) AS newest
+    """
+)
+
+
+def newest_rollup(
+    connection: Connection, scope: Scope, *, tier_id: int, since: datetime, until: datetime
+) -> datetime | None:
+    """The newest bucket of any block in the half-open interval; None where there is none."""
+    where = {"block_ids": list(scope.shard_of_block), "tier_id": tier_id, "since": since, "until": until}
+    newest: datetime | None = connection.execute(_NEWEST_ROLLUP, where).scalar_one()
+    return newest
+
+
+# Uses index sample_frame_pkey.
+_FRAME_TIMES = text(
+    """
+    SELECT DISTINCT f.target_id, date_bin(:grain, f.at, CAST('1970-01-01T00:00Z' AS timestamptz)) AS at
+    FROM aggregator.sample_frame AS f
+    WHERE f.target_id = ANY (:target_ids) AND f.at >= :since AND f.at < :until
+    """
+).bindparams(bindparam("grain"))
+
+
+def frame_times(
+    connection: Connection, scope: Scope, *, grain: timedelta, since: datetime, until: datetime
+) -> list[tuple[int, datetime]]:
+    """Which targets have a frame at which times of the half-open interval, rounded down to multiples of `grain`."""
+    where = {"target_ids": list(scope.shard_of_target), "grain": grain, "since": since, "until": until}
+    return [(row.target_id, row.at) for row in connection.execute(_FRAME_TIMES, where)]
+
+
+def rollup_times(
+    connection: Connection, scope: Scope, *, tier_id: int, since: datetime, until: datetime
+) -> set[tuple[int, datetime]]:
+    """The shards and buckets of the half-open interval of which any block has rollups. Uses index: rollup_pkey."""
+    rollup = tables.rollup
+    statement = select(rollup.c.block_id, rollup.c.bucket).where(
+        rollup.c.tier_id == tier_id,
+        rollup.c.block_id.in_(list(scope.shard_of_block)),
+        rollup.c.bucket >= since,
+        rollup.c.bucket < until,
+    )
+    return {(scope.shard_of_block[row.block_id], row.bucket) for row in connection.execute(statement)}
+
+
+def waiting(
+    connection: Connection, shard_ids: Collection[int], *, since: datetime, until: datetime, now: datetime
+) -> int:
+    """Due marks of backfill of these shards in the half-open interval. Uses index: dirty_shard_id_bucket_idx."""
+    dirty = tables.dirty
+    statement = select(func.count()).where(
+        dirty.c.shard_id.in_(list(shard_ids)),
+        dirty.c.bucket >= since,
+        dirty.c.bucket < until,
+        dirty.c.backfill,
+        dirty.c.due <= now,
+    )
+    return connection.execute(statement).scalar_one()
+
+
+def rows_changed(connection: Connection, subjects: Collection[str], *, since: datetime) -> int:
+    """Rollup rows that runs of backfill have changed since then, whoever ran them.
+
+    Uses index: runs_subject_started_at_idx.
+    """
+    runs = tables.runs
+    statement = select(func.coalesce(func.sum(runs.c.rows), 0)).where(
+        runs.c.subject.in_(list(subjects)), runs.c.stage == "rollup", runs.c.backfill, runs.c.started_at >= since
+    )
+    return int(connection.execute(statement).scalar_one())

@@ -1,0 +1,149 @@
+"""Which buckets `verify` looks at: some at random, at the price of reading a few pages of a few partitions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, TextClause, bindparam, text, update
+
+from aggregator.storage import tables
+from aggregator.storage.catalog import Installation
+from aggregator.storage.partitions import SAMPLES, Partition, Partitioned, existing
+from aggregator.storage.tables import SCHEMA
+
+#: Pages to be read for each row that is wanted: a page may hold none of the rows that are asked for.
+_PAGES_PER_PICK = 4
+#: Besides: with this many expected, no page at all is less likely than one in a million.
+_MORE_PAGES = 16
+#: A shorter part of a partition is not worth reading more of it.
+_LEAST_SHARE = 0.001
+
+
+@dataclass(frozen=True, order=True)
+class Pick:
+    """One bucket of one tier of one shard."""
+
+    shard_id: int
+    tier_id: int
+    bucket: datetime
+
+
+@dataclass(frozen=True)
+class Within:
+    """The half-open interval (UTC) that is looked at; None is open."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def holds_any(self, partition: Partition) -> bool:
+        """Whether the partition reaches into the interval."""
+        begins = self.until is None or partition.start < self.until
+        return begins and (self.since is None or partition.end > self.since)
+
+    def share_of(self, partition: Partition) -> float:
+        """How much of the partition's time lies in the interval, above 0 to 1."""
+        start = partition.start if self.since is None else max(self.since, partition.start)
+        end = partition.end if self.until is None else min(self.until, partition.end)
+        return max((end - start) / (partition.end - partition.start), _LEAST_SHARE)
+
+    @property
+    def parameters(self) -> dict[str, datetime | None]:
+        """As parameters of a statement."""
+        return {"since": self.since, "until": self.until}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A partition that holds anything, and how many pages it has."""
+
+    partition: Partition
+    pages: int
+
+
+_PAGES = text(
+    """
+    SELECT child.relname AS name, pg_relation_size(child.oid) / current_setting('block_size')::bigint AS pages
+    FROM pg_inherits JOIN pg_class AS child ON child.oid = pg_inherits.inhrelid
+    WHERE pg_inherits.inhparent = to_regclass(:parent)
+    """
+)
+
+
+def kept_partitions(connection: Connection, partitioned: Partitioned, *, within: Within) -> list[Kept]:
+    """The partitions that hold anything and reach into the interval, oldest first."""
+    pages = {row.name: row.pages for row in connection.execute(_PAGES, {"parent": f'{SCHEMA}."{partitioned.table}"'})}
+    found = (Kept(partition, pages.get(partition.name, 0)) for partition in existing(connection, partitioned))
+    return [kept for kept in found if kept.pages and within.holds_any(kept.partition)]
+
+
+def pick_buckets(connection: Connection, installation: Installation, *, size: int, within: Within) -> list[Pick]:
+    """About `size` buckets at random, of all tiers alike and of old partitions as well as of young ones; sorted.
+
+    Some are picked by their samples instead of by a rollup, which finds one that is missing.
+    """
+    share = -(-size // (len(installation.tiers) + len(installation.finest)))
+    picks: set[Pick] = set()
+    for tier in installation.tiers:
+        rows = _some_rows(connection, tier.partitions, _ROLLUPS, size=share, within=within)
+        picks.update(Pick(shard_id, tier.id, bucket) for shard_id, bucket in rows)
+    for tier in installation.finest:
+        rows = _some_rows(connection, SAMPLES, _FRAMES, size=share, within=within)
+        picks.update(Pick(shard_id, tier.id, tier.ladder.start_of(at)) for shard_id, at in rows)
+    chosen = sorted(picks)
+    return sorted(random.sample(chosen, size)) if len(chosen) > size else chosen
+
+
+# TABLESAMPLE SYSTEM reads whole pages, and only those that it chooses.
+_ROLLUPS = """
+SELECT b.shard_id, r.bucket
+FROM (
+    SELECT bucket, block_id FROM aggregator."{name}" TABLESAMPLE SYSTEM ({percent})
+    WHERE (:since IS NULL OR bucket >= :since) AND (:until IS NULL OR bucket < :until)
+    ORDER BY random() LIMIT :count
+) AS r JOIN aggregator.blocks AS b ON b.id = r.block_id
+"""
+_FRAMES = """
+SELECT t.shard_id, f.at
+FROM (
+    SELECT at, target_id FROM aggregator."{name}" TABLESAMPLE SYSTEM ({percent})
+    WHERE (:since IS NULL OR at >= :since) AND (:until IS NULL OR at < :until)
+    ORDER BY random() LIMIT :count
+) AS f JOIN aggregator.targets AS t ON t.id = f.target_id
+WHERE t.shard_id IS NOT NULL
+"""
+
+
+def _some_rows(
+    connection: Connection, partitioned: Partitioned, statement: str, *, size: int, within: Within
+) -> list[tuple[int, datetime]]:
+    """Shard and instant of about `size` rows, as many of each partition as of any other."""
+    kept = kept_partitions(connection, partitioned, within=within)
+    random.shuffle(kept)
+    found: list[tuple[int, datetime]] = []
+    for place, one in enumerate(kept):
+        count = size * (place + 1) // len(kept) - size * place // len(kept)
+        if count:
+            pages = (_PAGES_PER_PICK * count + _MORE_PAGES) / within.share_of(one.partition)
+            query = statement.format(name=one.partition.name, percent=min(100.0, 100.0 * pages / one.pages))
+            rows = connection.execute(_timed(query), {"count": count, **within.parameters})
+            found += [(row[0], row[1]) for row in rows]
+    return found
+
+
+def _timed(statement: str) -> TextClause:
+    instant = tables.dirty.c.bucket.type
+    return text(statement).bindparams(bindparam("since", type_=instant), bindparam("until", type_=instant))
+
+
+def add_mismatches(connection: Connection, by_tier: Mapping[str, int]) -> None:
+    """Add what a verification found to the tiers' counters.
+
+    Uses index: tiers_name_key.
+    """
+    table = tables.tiers
+    for name, count in sorted(by_tier.items()):
+        statement = update(table).values(verify_mismatches=table.c.verify_mismatches + count)
+        connection.execute(statement.where(table.c.name == name))

@@ -1,0 +1,157 @@
+"""A real Prometheus and this service scrape one target whose values are known; then their numbers are compared.
+
+    python benchmarks/prometheus_beside.py --windows 10
+
+prints the table of docs/compared-with-prometheus.md, and ends with 1 where numbers differ that must not. Needs a
+`prometheus` on the PATH and the embedded servers (extra `up`). Everything listens on loopback, in a temporary directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from beside import JOB, Prometheus, Span, clean_windows, compared, phase_seconds
+from bench_installation import installation, temporary_home
+from figures import Connection, connected, value
+from stepping_target import Steps, serving
+
+from aggregator.embedded.ports import LOOPBACK, free_port
+from aggregator.embedded.process import end_process, start_process
+
+PATIENCE_SECONDS = 120.0
+#: Scrapes keep this share of an interval away from its ends, where values change.
+MARGIN = 0.15
+_STOP_STEP = (signal.SIGTERM, timedelta(seconds=10))
+_SCRAPES = """
+global: {{scrape_interval: {interval}s, scrape_timeout: {timeout}s, external_labels: {{attempt: "{attempt}"}}}}
+scrape_configs: [{{job_name: {job}, static_configs: [{{targets: ["{target}"]}}]}}]
+"""
+_SOURCE = """
+[[sources]]
+name = "{job}"
+kind = "prometheus"
+targets = ["http://{target}/metrics"]
+interval = "{interval}s"
+timeout = "{timeout}s"
+
+[[tiers]]
+name = "{tier}"
+step = "{window}s"
+retention = "1d"
+"""
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """Wait for something that must become true soon."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not holds():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"in vain waited until {what}")
+        time.sleep(0.2)
+
+
+@contextmanager
+def prometheus(target: str, interval: int, attempt: int) -> Iterator[Prometheus]:
+    """A Prometheus with this one target."""
+    address = f"{LOOPBACK}:{free_port()}"
+    binary = shutil.which("prometheus")
+    if binary is None:
+        raise SystemExit("there is no prometheus on the PATH")
+    with temporary_home("prometheus-beside-") as home, (home / "prometheus.log").open("wb") as log:
+        text = _SCRAPES.format(interval=interval, timeout=interval, attempt=attempt, job=JOB, target=target)
+        (home / "prometheus.yml").write_text(text)
+        paths = (f"--config.file={home / 'prometheus.yml'}", f"--storage.tsdb.path={home / 'tsdb'}")
+        process = start_process(
+            [binary, *paths, f"--web.listen-address={address}"],
+            output=log,
+            environment={"HOME": str(home)},
+            parent_death_signal=signal.SIGTERM,
+        )
+        try:
+            wait_until(lambda: _is_ready(address), "prometheus is ready")
+            yield Prometheus(f"http://{address}")
+        finally:
+            end_process(process, _STOP_STEP)
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/-/ready", timeout=5) as answer:  # noqa: S310 - our own server
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@contextmanager
+def well_placed_prometheus(target: str, interval: int) -> Iterator[Prometheus]:
+    """A Prometheus that scrapes at an instant well inside its intervals; which one depends on its external labels."""
+    for attempt in range(20):
+        with prometheus(target, interval, attempt) as server:
+            wait_until(lambda server=server: bool(server.samples("up", seconds=60)), "prometheus has scraped")
+            phase = phase_seconds(server, interval)
+            if MARGIN < phase / interval < 1 - MARGIN:
+                yield server
+                return
+    raise SystemExit("no external label gives Prometheus an offset off the edges")
+
+
+def main() -> None:
+    """Read the command line, scrape for some windows, compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--windows", type=int, default=10)
+    parser.add_argument("--window", type=int, default=60, help="seconds; 60 is a multiple of it")
+    parser.add_argument("--interval", type=int, default=5, help="seconds; a sixth of a window is a multiple of it")
+    arguments = parser.parse_args()
+    window, interval = arguments.window, arguments.interval
+    tier = "1m" if window == 60 else f"{window}s"
+    with serving(Steps(window)) as target:
+        source = _SOURCE.format(job=JOB, target=target, interval=interval, timeout=interval, tier=tier, window=window)
+        with installation(source) as ours, well_placed_prometheus(target, interval) as theirs:
+            with connected(ours.database_url) as connection:
+                wait_until(lambda: _has_samples(connection), "this service has scraped")
+                # The first whole window has none before it, and what was counted before it is not known.
+                first = (math.floor(time.time() / window) + 2) * window
+                span = Span(first, window, arguments.windows, f"metrics_{tier}", interval)
+                time.sleep(max(0.0, span.end - time.time()))
+                wait_until(lambda: _is_rolled_up(connection, span), "the last window is rolled up")
+                sys.exit(report(connection, theirs, span))
+
+
+def _has_samples(connection: Connection) -> bool:
+    return bool(value(connection, "SELECT EXISTS (SELECT FROM aggregator.samples WHERE job = %(job)s)", job=JOB))
+
+
+def _is_rolled_up(connection: Connection, span: Span) -> bool:
+    statement = (
+        f"SELECT count(*) > 0 FROM aggregator.{span.view}"  # noqa: S608 - a tier of ours
+        " WHERE job = %(job)s AND metric = 'up' AND time = to_timestamp(%(last)s)"
+    )
+    return bool(value(connection, statement, job=JOB, last=span.end - span.window))
+
+
+def report(connection: Connection, theirs: Prometheus, span: Span) -> int:
+    """Print the table; gives 1 where numbers differ that must not."""
+    windows = clean_windows(connection, theirs, span, margin=MARGIN * span.interval)
+    print(f"{len(windows)} of {span.count} windows of {span.window} s, in which neither missed a scrape or was slow\n")
+    print(
+        "| Prometheus | here | compared | equal | largest difference | because |\n| --- | --- | --- | --- | --- | --- |"
+    )
+    failed = len(windows) < max(1, span.count // 2)
+    for row in compared(connection, theirs, span, windows):
+        print(row)
+        failed |= not row.is_as_promised
+    return int(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Whatever is killed, and whenever: in the end every column of every tier equals the oracle.
+
+Two collectors and two rollup workers at once, as processes that die by SIGKILL at a given step or at any moment, and
+whose sessions are terminated by the server in the middle. Nothing here shrinks: the order of events is the machine's.
+AGGREGATOR_TEST_EFFORT=20 tries twenty times as many examples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from aggregator.rollups.buckets import from_milliseconds, milliseconds
+from aggregator.stages.rollup import Rollup
+from aggregator.storage.bootstrap import bring_up
+from aggregator.storage.engine import Database
+from tests.arrivals import Script, scripts
+from tests.effort import examples
+from tests.installation import settings_for
+from tests.lives import APPLICATION, Job, Worker, collect, roll_up
+from tests.scene import Scene, roll_up_all
+from tests.sessions import session
+
+START = datetime(2026, 3, 1, 11, 50, tzinfo=UTC)
+PATIENCE_SECONDS = 60.0
+POLL_SECONDS = 0.005
+NUMBERS = itertools.count()
+
+_TERMINATE = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE application_name = :application AND datname = current_database() ORDER BY random() LIMIT 1"
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
+
+@pytest.fixture
+def watch(database_url: str, tmp_path: Path) -> Iterator[Database]:
+    """A session beside those that suffer."""
+    bring_up(database_url, settings_for(tmp_path), now=START)
+    with session(database_url) as made:
+        yield made
+
+
+def attack(workers: list[Worker], watch: Database, randomness: random.Random) -> None:
+    """Kill a worker, or take its connection away."""
+    if randomness.random() < 0.5:
+        randomness.choice(workers).kill()
+    else:
+        watch.run(lambda connection: connection.execute(_TERMINATE, {"application": APPLICATION}))
+
+
+def survive(jobs: list[Job], deaths: list[list[int]], attacks: list[float], watch: Database, seed: int) -> int:
+    """Let collectors and rollup workers work until all is stored; gives how many lives that took.
+
+    `attacks`: seconds between one attack from outside and the next.
+    """
+    randomness = random.Random(seed)  # noqa: S311 - a test's own randomness
+    collectors = [Worker(collect, job, deaths[place]) for place, job in enumerate(jobs)]
+    rollups = [Worker(roll_up, job, deaths[len(jobs) + place]) for place, job in enumerate(jobs)]
+    started, left = time.monotonic(), list(itertools.accumulate(attacks))
+    while any([worker.goes_on() for worker in (*collectors, *rollups)][: len(collectors)]):
+        assert time.monotonic() - started < PATIENCE_SECONDS
+        if left and time.monotonic() - started > left[0]:
+            left.pop(0)
+            attack([*collectors, *rollups], watch, randomness)
+        time.sleep(POLL_SECONDS)
+    jobs[0].stop.touch()
+    while any([worker.goes_on() for worker in rollups]):
+        assert time.monotonic() - started < PATIENCE_SECONDS
+        time.sleep(POLL_SECONDS)
+    return sum(worker.lives for worker in (*collectors, *rollups))
+
+
+@settings(
+    max_examples=examples(8),
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    script=scripts(start_ms=milliseconds(START)),
+    deaths=st.lists(st.lists(st.integers(0, 120), max_size=4), min_size=4, max_size=4),
+    attacks=st.lists(st.floats(0.0, 0.2), max_size=6),
+    seed=st.integers(0, 2**32),
+)
+def test_numbers_are_right_after_kill_9_and_lost_connections(
+    watch: Database,
+    database_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    script: Script,
+    deaths: list[list[int]],
+    attacks: list[float],
+    seed: int,
+) -> None:
+    scene = Scene.make(watch, script, name=f"k{next(NUMBERS)}")
+    now = from_milliseconds(script.arrivals[-1].at_ms) + timedelta(seconds=1)
+    folder = tmp_path_factory.mktemp("lives")
+    jobs = [Job(database_url, scene, now, folder, number) for number in range(2)]
+    lives = survive(jobs, [list(one) for one in deaths], attacks, watch, seed)
+    event(f"lives lost: {lives - len(deaths)}")
+    roll_up_all(Rollup(watch, "last"), now=now)
+    scene.assert_equals_oracle(watch)
