@@ -67,6 +67,10 @@ class SchemaOutdatedError(AggregatorError):
     exit_code = 3
 
 
+class RoleRefusedError(AggregatorError):
+    """This database user may not make roles; let one who may run the SQL above, as `--print-sql` shows it too."""
+
+
 class UnknownSourceError(AggregatorError):
     """No such source is configured; add a [[sources]] entry of that name, or use one that exists."""
 

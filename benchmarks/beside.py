@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import statistics
-import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from figures import Connection, rows
+from prometheus_api import Numbers, Place, Prometheus, Sample, Span, own_labels
 
 JOB = "stepping"
 GAUGES = ("wave", "high", "quantiles", "untyped", "up")
@@ -20,69 +17,6 @@ COUNTERS = ("inner_total", "edge_total", "falling_total", "seconds_bucket", "sec
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
 #: Two floats that were computed in another order.
 ROUNDED = 1e-12
-
-#: A series as both name it: metric and labels, without those that the scraper adds; and the start of a window.
-Place = tuple[str, tuple[tuple[str, str], ...], int]
-Numbers = Mapping[Place, float]
-#: When, in seconds since the epoch, and the value.
-Sample = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Span:
-    """Consecutive windows: the start of the first, and how long each is, in seconds; the view that holds ours."""
-
-    first: int
-    window: int
-    count: int
-    view: str
-    interval: int
-
-    @property
-    def end(self) -> int:
-        """The end of the last window."""
-        return self.first + self.window * self.count
-
-
-@dataclass(frozen=True)
-class Prometheus:
-    """The HTTP API of a running one."""
-
-    url: str
-
-    def ask(self, path: str, **parameters: object) -> list[dict[str, Any]]:
-        """The result of a query."""
-        query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=30) as answer:  # noqa: S310 - ours
-            return list(json.load(answer)["data"]["result"])
-
-    def by_window(self, query: str, span: Span, *, metric: str = "") -> dict[Place, float]:
-        """What a query gives at the end of each window; functions of ranges leave the metric's name out."""
-        found = self.ask("query_range", query=query, start=span.first + span.window, end=span.end, step=span.window)
-        return {
-            (metric, _labels(one["metric"]), round(at) - span.window): float(number)
-            for one in found
-            for at, number in one["values"]
-        }
-
-    def samples(self, metric: str, *, seconds: int, end: float | None = None) -> dict[Place, list[Sample]]:
-        """The samples of a metric in the seconds before an instant; the last part of the place is 0."""
-        parameters = {} if end is None else {"time": end}
-        found = self.ask("query", query=f"{metric}[{seconds}s]", **parameters)
-        return {
-            (metric, _labels(one["metric"]), 0): [(float(at), float(number)) for at, number in one["values"]]
-            for one in found
-        }
-
-
-def _labels(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((name, text) for name, text in labels.items() if name not in ("__name__", "job", "instance")))
-
-
-def phase_seconds(prometheus: Prometheus, interval: int) -> float:
-    """How long after a multiple of the interval it scrapes."""
-    (samples,) = prometheus.samples("up", seconds=60).values()
-    return samples[-1][0] % interval
 
 
 def ours_by_window(connection: Connection, span: Span, column: str) -> dict[Place, float]:
@@ -96,27 +30,48 @@ def ours_by_window(connection: Connection, span: Span, column: str) -> dict[Plac
         until=span.end,
     )
     return {
-        (metric, _labels(labels), start): float(number) for metric, labels, start, number in found if number is not None
+        (metric, own_labels(labels), start): float(number)
+        for metric, labels, start, number in found
+        if number is not None
     }
 
 
 def clean_windows(connection: Connection, prometheus: Prometheus, span: Span, *, margin: float) -> set[int]:
-    """The windows in which both scraped each time, and quickly: else the values may have changed meanwhile."""
-    due = span.window // span.interval
-    ranges = {"up": f"count_over_time(up[{span.window}s])"}
-    ranges["scrape_duration_seconds"] = f"max_over_time(scrape_duration_seconds[{span.window}s])"
-    theirs = {metric: prometheus.by_window(query, span, metric=metric) for metric, query in ranges.items()}
-    ours = {"up": ours_by_window(connection, span, "count")}
-    ours["scrape_duration_seconds"] = ours_by_window(connection, span, "max")
+    """The windows in which both scraped each time, on time and quickly: else the values changed meanwhile."""
+    seconds = span.window * span.count
+    theirs = prometheus.samples("up", seconds=seconds, end=span.end)
+    slowness = prometheus.samples("scrape_duration_seconds", seconds=seconds, end=span.end)
+    scrapes = [
+        [*zip(_instants(theirs), _values(slowness), strict=True)],
+        rows(
+            connection,
+            "SELECT extract(epoch FROM u.time)::float8, d.value FROM aggregator.samples AS u"
+            " JOIN aggregator.samples AS d ON d.time = u.time AND d.job = u.job"
+            " WHERE u.job = %(job)s AND u.metric = 'up' AND d.metric = 'scrape_duration_seconds'",
+            job=JOB,
+        ),
+    ]
     return {
         start
         for start in range(span.first, span.end, span.window)
-        if all(one["up"].get(("up", (), start)) == due for one in (theirs, ours))
-        and all(
-            one["scrape_duration_seconds"].get(("scrape_duration_seconds", (), start), margin) < margin
-            for one in (theirs, ours)
-        )
+        if all(_is_clean(one, start, span, margin) for one in scrapes)
     }
+
+
+def _instants(samples: Mapping[Place, list[Sample]]) -> list[float]:
+    return [at for series in samples.values() for at, _ in series]
+
+
+def _values(samples: Mapping[Place, list[Sample]]) -> list[float]:
+    return [value for series in samples.values() for _, value in series]
+
+
+def _is_clean(scrapes: Iterable[tuple[float, ...]], start: int, span: Span, margin: float) -> bool:
+    """Whether all scrapes of a window are there, and each was over before the next change of a value."""
+    here = [(at % span.interval, seconds) for at, seconds in scrapes if start <= at < start + span.window]
+    return len(here) == span.window // span.interval and all(
+        margin < phase < span.interval - margin and seconds < margin for phase, seconds in here
+    )
 
 
 @dataclass(frozen=True)
@@ -266,7 +221,7 @@ def _falls(connection: Connection, span: Span) -> dict[Place, list[bool]]:
     falls: dict[Place, list[bool]] = {}
     for metric, labels, at, value, before, before_at in found:
         start = int(at // span.window) * span.window
-        here = falls.setdefault((metric, _labels(labels), start), [])
+        here = falls.setdefault((metric, own_labels(labels), start), [])
         if before is not None and value < before:
             here.append(before_at >= start)
     return falls
@@ -276,16 +231,15 @@ def _histograms(connection: Connection, prometheus: Prometheus, span: Span, wind
     for quantile in QUANTILES:
         query = f"histogram_quantile({quantile}, rate(seconds_bucket[{span.window}s]))"
         theirs = prometheus.by_window(query, span)
-        found = rows(
-            connection,
-            "SELECT extract(epoch FROM time)::bigint,"
-            f" aggregator.histogram_quantile({quantile}, labels ->> 'le', increase) FROM aggregator.{span.view}"  # noqa: S608 - our own names
-            " WHERE job = %(job)s AND metric = 'seconds_bucket' AND time >= to_timestamp(%(since)s)"
-            " AND time < to_timestamp(%(until)s) GROUP BY 1",
-            job=JOB,
-            since=span.first,
-            until=span.end,
-        )
+        statement = f"""
+            SELECT extract(epoch FROM time)::bigint,
+                aggregator.histogram_quantile({quantile}, labels ->> 'le', increase)
+            FROM aggregator.{span.view}
+            WHERE job = %(job)s AND metric = 'seconds_bucket' AND time >= to_timestamp(%(since)s)
+                AND time < to_timestamp(%(until)s)
+            GROUP BY 1
+        """  # noqa: S608 - our own names
+        found = rows(connection, statement, job=JOB, since=span.first, until=span.end)
         ours = {("", (), start): number for start, number in found if number is not None}
         name = f"histogram_quantile({quantile}, rate)"
         yield Row.of((name, theirs), ("`histogram_quantile` of `increase`", ours), windows)

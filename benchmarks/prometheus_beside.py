@@ -3,7 +3,7 @@
     python benchmarks/prometheus_beside.py --windows 10
 
 prints the table of docs/compared-with-prometheus.md, and ends with 1 where numbers differ that must not. Needs a
-`prometheus` on the PATH and the embedded servers (extra `up`). Everything listens on loopback, in a temporary directory.
+`prometheus` on the PATH and the embedded servers (extra `up`). All listen on loopback, in temporary directories.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
+from http import HTTPStatus
 
-from beside import JOB, Prometheus, Span, clean_windows, compared, phase_seconds
 from bench_installation import installation, temporary_home
+from beside import JOB, clean_windows, compared
 from figures import Connection, connected, value
+from prometheus_api import Prometheus, Span, phase_seconds
 from stepping_target import Steps, serving
 
 from aggregator.embedded.ports import LOOPBACK, free_port
 from aggregator.embedded.process import end_process, start_process
 
 PATIENCE_SECONDS = 120.0
+#: As long as a bucket of the finest tier that there is by default.
+DEFAULT_WINDOW = 60
 #: Scrapes keep this share of an interval away from its ends, where values change.
 MARGIN = 0.15
 _STOP_STEP = (signal.SIGTERM, timedelta(seconds=10))
@@ -42,7 +45,7 @@ name = "{job}"
 kind = "prometheus"
 targets = ["http://{target}/metrics"]
 interval = "{interval}s"
-timeout = "{timeout}s"
+timeout = "{interval}s"
 
 [[tiers]]
 name = "{tier}"
@@ -86,8 +89,8 @@ def prometheus(target: str, interval: int, attempt: int) -> Iterator[Prometheus]
 
 def _is_ready(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{address}/-/ready", timeout=5) as answer:  # noqa: S310 - our own server
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(f"http://{address}/-/ready", timeout=5) as answer:
+            return bool(answer.status == HTTPStatus.OK)
     except OSError:
         return False
 
@@ -109,22 +112,28 @@ def main() -> None:
     """Read the command line, scrape for some windows, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--windows", type=int, default=10)
-    parser.add_argument("--window", type=int, default=60, help="seconds; 60 is a multiple of it")
+    parser.add_argument("--window", type=int, default=DEFAULT_WINDOW, help="seconds; a minute is a multiple of it")
     parser.add_argument("--interval", type=int, default=5, help="seconds; a sixth of a window is a multiple of it")
     arguments = parser.parse_args()
-    window, interval = arguments.window, arguments.interval
-    tier = "1m" if window == 60 else f"{window}s"
-    with serving(Steps(window)) as target:
-        source = _SOURCE.format(job=JOB, target=target, interval=interval, timeout=interval, tier=tier, window=window)
-        with installation(source) as ours, well_placed_prometheus(target, interval) as theirs:
-            with connected(ours.database_url) as connection:
-                wait_until(lambda: _has_samples(connection), "this service has scraped")
-                # The first whole window has none before it, and what was counted before it is not known.
-                first = (math.floor(time.time() / window) + 2) * window
-                span = Span(first, window, arguments.windows, f"metrics_{tier}", interval)
-                time.sleep(max(0.0, span.end - time.time()))
-                wait_until(lambda: _is_rolled_up(connection, span), "the last window is rolled up")
-                sys.exit(report(connection, theirs, span))
+    sys.exit(run(arguments.windows, window=arguments.window, interval=arguments.interval))
+
+
+def run(windows: int, *, window: int, interval: int) -> int:
+    """Scrape for some windows after a first one, then compare; gives the exit code."""
+    tier = "1m" if window == DEFAULT_WINDOW else f"{window}s"
+    with (
+        serving(Steps(window)) as target,
+        installation(_SOURCE.format(job=JOB, target=target, interval=interval, tier=tier, window=window)) as ours,
+        well_placed_prometheus(target, interval) as theirs,
+        connected(ours.database_url) as connection,
+    ):
+        wait_until(lambda: _has_samples(connection), "this service has scraped")
+        # The first whole window has none before it, and what was counted before it is not known.
+        first = (math.floor(time.time() / window) + 2) * window
+        span = Span(first, window, windows, f"metrics_{tier}", interval)
+        time.sleep(max(0.0, span.end - time.time()))
+        wait_until(lambda: _is_rolled_up(connection, span), "the last window is rolled up")
+        return report(connection, theirs, span)
 
 
 def _has_samples(connection: Connection) -> bool:

@@ -85,7 +85,7 @@ def serving(steps: Steps) -> Iterator[str]:
     """Serve on a free port of loopback; gives its address. While it is down, connections are closed unanswered."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the name is the library's
+        def do_GET(self) -> None:
             now = time.time()
             if steps.is_down(now):
                 self.close_connection = True

@@ -62,7 +62,7 @@ def collect(job: Job, dies_at: int | None) -> None:
         arrivals = [one for one in job.scene.script.arrivals if one.collector == job.number]
         known = int(job.stored.read_text()) if job.stored.exists() else 0
         for count, arrival in enumerate(arrivals[known:], start=known + 1):
-            _insist(lambda arrival=arrival: job.scene.store(arrival, store, now=job.now))
+            insist(lambda arrival=arrival: job.scene.store(arrival, store, now=job.now))
             job.stored.write_text(str(count))
 
 
@@ -71,10 +71,10 @@ def roll_up(job: Job, dies_at: int | None) -> None:
     with _connected(job, dies_at) as database:
         rollup = Rollup(database, f"rollup-{job.number}")
         while not job.stop.exists() and _is_wanted():
-            _insist(lambda: rollup.run(lambda: job.now, budget=BUDGET))
+            insist(lambda: rollup.run(lambda: job.now, budget=BUDGET))
 
 
-def _insist(work: Callable[[], object]) -> None:
+def insist(work: Callable[[], object]) -> None:
     """Do something again for as long as the connection is to blame."""
     while _is_wanted():
         try:

@@ -57,9 +57,7 @@ def counter(samples: Iterable[Sample], start_ms: int, end_ms: int, *, lookback_m
     }
 
 
-def _deltas(
-    ordered: Sequence[Sample], start_ms: int, end_ms: int, *, lookback_ms: int
-) -> list[tuple[Fraction, int]]:
+def _deltas(ordered: Sequence[Sample], start_ms: int, end_ms: int, *, lookback_ms: int) -> list[tuple[Fraction, int]]:
     """What each sample of the interval adds and the milliseconds that it covers; what is not finite adds nothing."""
     found = []
     for (before_at, before), (at, value) in itertools.pairwise(ordered):
@@ -99,8 +97,9 @@ class Expected:
 def gauge_row(samples: Iterable[Sample], start_ms: int, end_ms: int, *, level: int) -> dict[str, Expected]:
     """Every column of a gauge's row; `level` counts the tiers from the finest, 0, and none is there without a sample.
 
-    The tolerances, with u = 2^-53: a sum of samples u of itself; each merge adds u of the sum of magnitudes. A standard
-    deviation 8 u of the range of the samples; each merge adds 4 u of the largest magnitude: the means that it goes by are rounded.
+    The tolerances, with u = 2^-53: a sum of samples 2 u of itself; each merge adds 2 u of the sum of magnitudes. A
+    standard deviation 8 u of the range of the samples; each merge adds 4 u of the largest magnitude, for the means that
+    it goes by are rounded.
     """
     inside = [value for at, value in sorted(samples) if start_ms <= at < end_ms]
     if not inside:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 from aggregator.rollups.periods import Periods, origin
 
@@ -58,7 +59,7 @@ class Ladder:
             yield start
             start += self.step
 
-    @property
+    @cached_property
     def _periods(self) -> Periods:
         return Periods(self.timezone, days=0 if self.months else self.step // _ONE_DAY, months=self.months)
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cached_property
 from zoneinfo import ZoneInfo
 
 _FIRST_YEAR = 1970
@@ -15,6 +16,7 @@ _ONE_WEEK = timedelta(days=7)
 #: 1970 began on a Thursday; weeks begin on Monday (ISO 8601).
 _FIRST_MONDAY = timedelta(days=4)
 _ZERO = timedelta(0)
+_MIDNIGHT, _SECOND_MIDNIGHT = time(), time(fold=1)
 #: To what the zones' changes are exact.
 _SECOND = timedelta(seconds=1)
 
@@ -36,13 +38,18 @@ class Periods:
     days: int = 0
     months: int = 0
 
+    @cached_property
+    def zone(self) -> ZoneInfo:
+        """Whose clock it is."""
+        return ZoneInfo(self.timezone)
+
     def start(self, number: int) -> datetime:
         """The first instant (UTC) of a period."""
-        return first_instant(self._first_day(number), ZoneInfo(self.timezone))
+        return first_instant(self._first_day(number), self.zone)
 
     def holding(self, instant: datetime) -> int:
         """The number of the period that holds an instant: the last one that starts at or before it."""
-        number = self._number(instant.astimezone(ZoneInfo(self.timezone)).date())
+        number = self._number(instant.astimezone(self.zone).date())
         # A clock that is set back over midnight shows the day before once more; what has begun has begun.
         while self.start(number + 1) <= instant:
             number += 1
@@ -72,7 +79,7 @@ class Periods:
             return date(_FIRST_YEAR + years, months + 1, 1)
         return date.fromordinal(self._origin + number * self.days)
 
-    @property
+    @cached_property
     def _origin(self) -> int:
         return _FIRST_DAY + origin(timedelta(days=self.days)).days
 
@@ -84,16 +91,12 @@ def first_instant(day: date, zone: ZoneInfo) -> datetime:
     with seconds are from the days of local mean time (since 1970: Africa/Monrovia, until 1972); such a midnight is
     moved back to the whole minute, so that tiers of minutes divide every day.
     """
-    midnight = datetime.combine(day, time(), zone)
-    offset, other = _offset(midnight), _offset(midnight.replace(fold=1))
-    in_utc = midnight.replace(tzinfo=UTC)
+    offset = datetime.combine(day, _MIDNIGHT, zone).utcoffset() or _ZERO
+    other = datetime.combine(day, _SECOND_MIDNIGHT, zone).utcoffset() or _ZERO
+    in_utc = datetime.combine(day, _MIDNIGHT, UTC)
     # In a gap fold 0 has the offset before it, which is the smaller one; at a repetition the larger (PEP 495).
     first = in_utc - offset if offset >= other else _end_of_gap(day, zone, after=in_utc - other, until=in_utc - offset)
     return first.replace(second=0)
-
-
-def _offset(instant: datetime) -> timedelta:
-    return instant.utcoffset() or _ZERO
 
 
 def _end_of_gap(day: date, zone: ZoneInfo, *, after: datetime, until: datetime) -> datetime:

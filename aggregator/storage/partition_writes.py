@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, func, select
@@ -13,57 +12,37 @@ from aggregator.storage import tables
 from aggregator.storage.partitions import Partitioned
 
 _TABLE = tables.partition_writes
-#: One process notes a partition at most so often: it is kept for days.
+#: A partition is noted at most so often: it is kept for days.
 EVERY = timedelta(minutes=1)
 
 
-@dataclass
-class WriteLog:
-    """Notes writes, as seldom as will do; one for each process that writes what is old."""
+def note(
+    connection: Connection,
+    partitioned: Partitioned,
+    instants: Iterable[datetime],
+    *,
+    table_name: str,
+    tier_id: int = 0,
+    now: datetime,
+) -> None:
+    """Note that the partitions that hold these instants (UTC) are written to, those that have ended by now.
 
-    noted: dict[tuple[str, int, datetime], datetime] = field(default_factory=dict)
-
-    def note(
-        self,
-        connection: Connection,
-        partitioned: Partitioned,
-        instants: Iterable[datetime],
-        *,
-        table_name: str,
-        tier_id: int = 0,
-        now: datetime,
-    ) -> None:
-        """Note that the partitions that hold these instants (UTC) are being written to, those that have ended by now.
-
-        `table_name` is the whole table's (`sample_frame`, `rollup`). Safe in a transaction that goes on for long: where
-        another session is noting the same partition it is left to that one. Uses index: partition_writes_pkey.
-        """
-        for start in self.due(partitioned, instants, table_name=table_name, tier_id=tier_id, now=now):
-            key = (table_name, tier_id, start)
-            _note(connection, key, now=now)
-            self.noted[key] = now
-
-    def due(
-        self,
-        partitioned: Partitioned,
-        instants: Iterable[datetime],
-        *,
-        table_name: str,
-        tier_id: int = 0,
-        now: datetime,
-    ) -> list[datetime]:
-        """The starts of those partitions that have ended and were not noted by this process lately; see `note`."""
-        bounds = sorted({partitioned.bounds(instant) for instant in instants})
-        noted = [self.noted.get((table_name, tier_id, start)) for start, _ in bounds]
-        return [
-            start
-            for (start, end), before in zip(bounds, noted, strict=True)
-            if end <= now and (before is None or now - before >= EVERY)
-        ]
-
-    def forget(self) -> None:
-        """Drop everything: behind a new connection may be another database."""
-        self.noted.clear()
+    `table_name` is the whole table's (`sample_frame`, `rollup`). Safe in a transaction that goes on for long: where
+    another one is noting the same partition it is left to that one, which comes back if it fails. Uses index:
+    partition_writes_pkey.
+    """
+    ended = {start for start, end in map(partitioned.bounds, instants) if end <= now}
+    if not ended:
+        return
+    # Not from memory: what a transaction has noted that was rolled back is not noted.
+    lately = select(_TABLE.c.start).where(
+        _TABLE.c.table_name == table_name,
+        _TABLE.c.tier_id == tier_id,
+        _TABLE.c.start.in_(sorted(ended)),
+        _TABLE.c.last_written > now - EVERY,
+    )
+    for start in sorted(ended.difference(connection.execute(lately).scalars())):
+        _note(connection, (table_name, tier_id, start), now=now)
 
 
 def _note(connection: Connection, key: tuple[str, int, datetime], *, now: datetime) -> None:

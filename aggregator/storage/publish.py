@@ -14,7 +14,7 @@ from aggregator.config.ladder import lineages, parents
 from aggregator.config.model import Settings, Source, Summary, Tier
 from aggregator.errors import UsageError
 from aggregator.rollups.buckets import Ladder, offset_of
-from aggregator.storage import functions, partitions, range_functions, reader_views, tables, views
+from aggregator.storage import functions, partitions, range_functions, reader_role, reader_views, tables, views
 from aggregator.storage.claims import move_slots
 from aggregator.storage.quantiles import choose_sketched
 from aggregator.storage.range_parts import RangeSettings, TierRange
@@ -159,23 +159,23 @@ def create_views(connection: Connection, settings: Settings) -> None:
     reader_views.create_reader_views(connection)
     ids = dict(connection.execute(select(tables.tiers.c.name, tables.tiers.c.id)).all())
     lineage_of = lineages(settings.tiers)
-    for tier in settings.tiers:
-        views.create_tier_view(
-            connection,
-            views.TierView(
-                tier_id=ids[tier.name],
-                name=tier.name,
-                ladder=_ladder(tier),
-                built_from=tuple(ids[name] for name in lineage_of[tier.name]),
-                lateness_seconds=settings.lateness.total_seconds(),
-            ),
+    of_tiers = [
+        views.TierView(
+            tier_id=ids[tier.name],
+            name=tier.name,
+            ladder=_ladder(tier),
+            built_from=tuple(ids[name] for name in lineage_of[tier.name]),
+            lateness_seconds=settings.lateness.total_seconds(),
         )
-        views.create_sketch_view(connection, tier_id=ids[tier.name], name=tier.name)
-    ranges = [
-        TierRange(ids[tier.name], tier.name, _ladder(tier), tuple(ids[name] for name in lineage_of[tier.name]))
         for tier in settings.tiers
     ]
+    for view in of_tiers:
+        views.create_tier_view(connection, view)
+        views.create_sketch_view(connection, tier_id=view.tier_id, name=view.name)
+    views.create_rollups_view(connection, of_tiers)
+    ranges = [TierRange(view.tier_id, view.ladder) for view in of_tiers]
     range_functions.create_range_functions(connection, ranges, RangeSettings(settings.lateness, settings.lookback))
+    reader_role.renew_grants(connection)
 
 
 def ensure_partitions(connection: Connection, settings: Settings, *, now: datetime) -> int:

@@ -1,13 +1,13 @@
 """SQL for the points of a range: read from a tier as they are, regrouped into longer intervals, or from samples.
 
-A point is a row of `POINT_COLUMNS` for a series in an interval. Every part is a branch of one UNION ALL, whose conditions
-hold the arguments of the function only, so that PostgreSQL executes no branch but the one that is meant. Arguments:
-$1 selector, $2 start, $3 finish, $4 interval in milliseconds.
+A point is a row for a series in an interval. Each part is a branch of one UNION ALL, under conditions that hold the
+arguments only, so that PostgreSQL executes no branch but the one that is meant. The arguments: $1 selector, $2 start,
+$3 finish, $4 interval in milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -20,12 +20,12 @@ _MILLISECOND = timedelta(milliseconds=1)
 RAW = "raw"
 #: What stands for samples where tiers have their ids.
 RAW_ID = 0
+_EPOCH = "'1970-01-01T00:00:00Z'::timestamptz"
 
-_VIEW_COLUMNS = (
+_ROW_COLUMNS = (
     *("time", "series_id", "metric", "labels", "job", "instance", "count", "sum", "avg", "min", "max", "first", "last"),
-    *("stddev", "increase", "rate", "completeness", "is_final"),
+    *("stddev", "increase", "rate", "completeness", "is_final", "tier", "m2"),
 )
-POINT_COLUMNS = (*_VIEW_COLUMNS, "tier", "m2", "slots_due")
 #: Sums stay clear of what PostgreSQL refuses: beyond it a double is divided by `_SCALE` before it is added.
 _LARGE = "1e300"
 _SCALE = "1e10"
@@ -34,12 +34,10 @@ _LARGEST_SCALED = "1.7e298"
 
 @dataclass(frozen=True)
 class TierRange:
-    """A tier that a range can be read from; `built_from` as in `views.TierView`."""
+    """A tier that a range can be read from."""
 
     tier_id: int
-    name: str
     ladder: Ladder
-    built_from: tuple[int, ...]
 
     @property
     def step_ms(self) -> int:
@@ -47,36 +45,18 @@ class TierRange:
         return self.ladder.step // _MILLISECOND
 
     @property
-    def buckets(self) -> str:
-        """SQL (bigint): how many buckets an interval has, rounded up."""
-        return f"(($4 + {self.step_ms - 1}) / {self.step_ms})"
+    def origin(self) -> str:
+        """SQL (timestamptz): what the buckets are counted from."""
+        return f"'{EPOCH + origin(self.ladder.step):%Y-%m-%d}T00:00:00Z'::timestamptz"
 
-    def start(self, instant: str, buckets: str) -> str:
-        """SQL (timestamptz): the start of the interval of so many buckets that holds an instant."""
-        return f"{SCHEMA}.interval_start({self._interval(instant, buckets)})"
-
-    def end(self, instant: str, buckets: str) -> str:
-        """SQL (timestamptz): the end of that interval."""
-        return f"{SCHEMA}.interval_end({self._interval(instant, buckets)})"
-
-    def start_of_row(self, instant: str, buckets: str) -> str:
-        """As `start`, but fast for many rows."""
-        if self.ladder.is_calendar:
-            return self.start(instant, buckets)
-        stride = f"make_interval(secs => greatest({buckets}, 1) * {self.step_ms / 1000!r})"
-        return f"date_bin({stride}, {instant}, '{self._origin}')"
-
-    @property
-    def _origin(self) -> str:
-        return f"{EPOCH + origin(self.ladder.step):%Y-%m-%d}T00:00:00Z"
-
-    def _interval(self, instant: str, buckets: str) -> str:
-        if self.ladder.is_calendar:
-            days = 0 if self.ladder.months else self.ladder.step // _ONE_DAY
-            months = self.ladder.months
-            first_day = f"'{self._origin[:10]}'::date" if days else "'1970-01-01'::date"
-            return f"{instant}, '{self.ladder.timezone}', {first_day}, {buckets} * {days}, {buckets} * {months}"
-        return f"{instant}, {buckets} * {self.step_ms}, '{self._origin}'::timestamptz"
+    def interval(self, instant: str, buckets: str) -> str:
+        """SQL: the arguments of `interval_start` and `interval_end` for the interval of so many buckets."""
+        if not self.ladder.is_calendar:
+            return f"{instant}, {buckets} * {self.step_ms}, {self.origin}"
+        days = 0 if self.ladder.months else self.ladder.step // _ONE_DAY
+        first_day = EPOCH + (origin(self.ladder.step) if days else timedelta(0))
+        zone = f"'{self.ladder.timezone}', '{first_day:%Y-%m-%d}'::date"
+        return f"{instant}, {zone}, {buckets} * {days}, {buckets} * {self.ladder.months}"
 
 
 @dataclass(frozen=True)
@@ -172,6 +152,56 @@ $$
 """,
 )
 
+
+def tier_functions(tiers: Sequence[TierRange]) -> list[str]:
+    """Statements for the functions that know the tiers: steps, and where their intervals lie."""
+    steps = {tier.tier_id: str(tier.step_ms) for tier in tiers}
+    fixed = [tier for tier in tiers if not tier.ladder.is_calendar]
+    stride = "make_interval(secs => {buckets}(tier_id, interval_ms) * {step} / 1000.0)"
+    strides = {t.tier_id: stride.format(buckets=f"{SCHEMA}.range_buckets", step=t.step_ms) for t in fixed}
+    raw = "at, interval_ms, " + _EPOCH
+    intervals = {t.tier_id: t.interval("at", f"{SCHEMA}.range_buckets(tier_id, interval_ms)") for t in tiers}
+    buckets = "greatest((interval_ms + {step} - 1) / {step}, 1)"
+    return [
+        _by_tier("range_step_ms(tier_id smallint)", "bigint", steps, raw="0"),
+        _by_tier(
+            "range_buckets(tier_id smallint, interval_ms bigint)",
+            "bigint",
+            {tier_id: buckets.format(step=step) for tier_id, step in steps.items()},
+            raw="1",
+        ),
+        _by_tier(
+            "range_stride(tier_id smallint, interval_ms bigint)",
+            "interval",
+            strides,
+            raw="make_interval(secs => greatest(interval_ms, 1) / 1000.0)",
+        ),
+        _by_tier("range_origin(tier_id smallint)", "timestamptz", {t.tier_id: t.origin for t in fixed}, raw=_EPOCH),
+        *(
+            _by_tier(
+                f"range_{end}(tier_id smallint, at timestamptz, interval_ms bigint)",
+                "timestamptz",
+                {tier_id: f"{SCHEMA}.interval_{end}({given})" for tier_id, given in intervals.items()},
+                raw=f"{SCHEMA}.interval_{end}({raw})",
+            )
+            for end in ("start", "end")
+        ),
+    ]
+
+
+def _by_tier(signature: str, returns: str, expressions: Mapping[int, str], *, raw: str) -> str:
+    """A statement for a function that gives another expression for each tier; NULL for those that it does not know."""
+    cases = " ".join(f"WHEN {tier_id} THEN {one}" for tier_id, one in {RAW_ID: raw, **expressions}.items())
+    return f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.{signature} RETURNS {returns}
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN CASE tier_id {cases} END;
+END
+$$
+"""
+
+
 # Pairwise, Chan, Golub and LeVeque 1979, as `rollups.merge`: state is count, mean and m2. What would leave the range of
 # doubles, or is unknown, makes the result so too.
 COMBINED_M2 = (
@@ -197,7 +227,8 @@ BEGIN
         RETURN ARRAY[together, state[2], state[3] + m2];
     END IF;
     RETURN ARRAY[
-        together, state[2] + distance * (count / together), state[3] + m2 + distance * distance * (state[1] * (count / together))];
+        together, state[2] + distance * (count / together),
+        state[3] + m2 + distance * distance * (state[1] * (count / together))];
 END
 $$
 """,
@@ -249,66 +280,71 @@ def rate(increase: str, covered: str) -> str:
     )
 
 
-def exact_points(tiers: Sequence[TierRange], *, selected: str) -> str:
-    """SQL: the rows of the tier, for intervals that are no longer than its step."""
-    children = " UNION ALL ".join(
-        f"SELECT {', '.join(_VIEW_COLUMNS)}, '{tier.name}'::text AS tier, m2, slots_due::float8"
-        f' FROM {SCHEMA}."metrics_{tier.name}"'
-        f" WHERE {SCHEMA}.range_tier($2, $4) = {tier.tier_id} AND $4 <= {tier.step_ms}"
-        f" AND time >= {tier.start('$2', '1')} AND time < $3"
-        for tier in tiers
+#: SQL (smallint): the id of the tier that is read. Each use is computed anew when PostgreSQL plans: few of them.
+_TIER = f"{SCHEMA}.range_tier($2, $4)"
+_RAW = f"{RAW_ID}::smallint"
+_LAST_INSTANT = f"{SCHEMA}.instant_before($3)"
+_IS_EXACT = f"$4 <= {SCHEMA}.range_step_ms({_TIER})"
+
+
+def _start(tier: str, instant: str, interval_ms: str = "$4") -> str:
+    return f"{SCHEMA}.range_start({tier}, {instant}, {interval_ms})"
+
+
+def _end(tier: str, instant: str) -> str:
+    return f"{SCHEMA}.range_end({tier}, {instant}, $4)"
+
+
+def _start_of_row(tier: str) -> str:
+    """SQL (timestamptz): the start of the interval that a row belongs to, without a call where lengths are fixed."""
+    stride = f"{SCHEMA}.range_stride({tier}, $4)"
+    return (
+        f"CASE WHEN {stride} IS NULL THEN {_start(tier, 'time')}"
+        f" ELSE date_bin({stride}, time, {SCHEMA}.range_origin({tier})) END"
     )
-    return f"SELECT {', '.join(POINT_COLUMNS)} FROM ({children}) AS rows WHERE {selected}"
 
 
-def regrouped_points(tiers: Sequence[TierRange], settings: RangeSettings, *, selected: str) -> str:
+def exact_points(*, selected: str) -> str:
+    """SQL: the rows of the tier, for intervals that are no longer than its step."""
+    return (
+        f"SELECT {', '.join(_ROW_COLUMNS)}, slots_due::float8 FROM {SCHEMA}.metric_rollups"  # noqa: S608 - text of our own
+        f" WHERE tier_id = {_TIER} AND {_IS_EXACT} AND time >= {_start(_TIER, '$2', '1')} AND time < $3 AND {selected}"
+    )
+
+
+def regrouped_points(settings: RangeSettings, *, selected: str) -> str:
     """SQL: the rows of the tier put together, for intervals of several buckets; none of them is cut."""
-    children = " UNION ALL ".join(_to_regroup(tier) for tier in tiers)
+    finish = _end("g.tier_id", "g.start")
     return f"""
     SELECT
         g.start, g.series_id, own.metric, own.labels, own.job, own.instance, g.count::integer, g.sum,
         {average("g.sum", "g.count")}, g.min, g.max, g.first, g.last, {deviation("g.m2", "g.count")}, g.increase,
         {rate("g.increase", "g.covered")}, least(1, g.count / nullif(g.slots_due, 0)),
-        g.is_final AND g.finish + interval '{settings.lateness.total_seconds()} seconds' <= now()
+        g.is_final AND {finish} + interval '{settings.lateness.total_seconds()} seconds' <= now()
             AND ledger.is_clean, g.tier, g.m2, g.slots_due
     FROM (
         SELECT
-            start, series_id, sum(count) AS count, {total("sum")} AS sum, min(min) AS min, max(max) AS max,
-            (array_agg(first ORDER BY time))[1] AS first, (array_agg(last ORDER BY time DESC))[1] AS last,
-            {SCHEMA}.combined_m2(count, sum, m2) AS m2, {total("increase")} AS increase, sum(covered) AS covered,
-            sum(slots_due)::float8 / count(*) * min(buckets) AS slots_due, bool_and(is_final) AS is_final,
-            min(finish) AS finish, min(shard_id) AS shard_id, min(built_from) AS built_from, min(tier) AS tier
-        FROM ({children}) AS rows
-        WHERE {selected}
-        GROUP BY start, series_id
+            {_start_of_row(_TIER)} AS start, series_id, sum(count) AS count, {total("sum")} AS sum, min(min) AS min,
+            max(max) AS max, (array_agg(first ORDER BY time))[1] AS first,
+            (array_agg(last ORDER BY time DESC))[1] AS last, {SCHEMA}.combined_m2(count, sum, m2) AS m2,
+            {total("increase")} AS increase, sum(covered) AS covered,
+            sum(slots_due)::float8 / count(*) * {SCHEMA}.range_buckets(min(tier_id), $4) AS slots_due,
+            bool_and(is_final) AS is_final, min(shard_id) AS shard_id, min(built_from) AS built_from, min(tier) AS tier,
+            min(tier_id) AS tier_id
+        FROM {SCHEMA}.metric_rollups
+        WHERE tier_id = {_TIER} AND NOT {_IS_EXACT} AND time >= {_start(_TIER, "$2")}
+            AND time < {_end(_TIER, _LAST_INSTANT)} AND {selected}
+        GROUP BY 1, series_id
     ) AS g
     LEFT JOIN ({_series_of(selected)}) AS own ON own.series_id = g.series_id
     LEFT JOIN LATERAL (
         SELECT count(*) = 0 AS is_clean FROM (
             SELECT FROM {SCHEMA}.buckets_dirty AS d
-            WHERE d.shard_id = g.shard_id AND d.time >= g.start AND d.time < g.finish AND d.tier_id = ANY (g.built_from)
+            WHERE d.shard_id = g.shard_id AND d.time >= g.start AND d.time < {finish} AND d.tier_id = ANY (g.built_from)
             LIMIT 1
         ) AS found
     ) AS ledger ON true
     """  # noqa: S608 - text of our own
-
-
-def _to_regroup(tier: TierRange) -> str:
-    """SQL: the rows of one tier with the interval that each belongs to, from whole intervals only."""
-    ids = ", ".join(str(tier_id) for tier_id in tier.built_from)
-    return (
-        f"SELECT {tier.start_of_row('time', tier.buckets)} AS start, {tier.end('time', tier.buckets)} AS finish,"
-        " time, series_id, shard_id, metric, labels, count, sum, min, max, first, last, m2, increase, covered,"
-        f" slots_due, is_final, {tier.buckets} AS buckets, ARRAY[{ids}]::smallint[] AS built_from,"
-        f" '{tier.name}'::text AS tier"
-        f' FROM {SCHEMA}."metrics_{tier.name}"'
-        f" WHERE {SCHEMA}.range_tier($2, $4) = {tier.tier_id} AND $4 > {tier.step_ms}"
-        f" AND time >= {tier.start('$2', tier.buckets)}"
-        f" AND time < {tier.end(_LAST_INSTANT, tier.buckets)}"
-    )
-
-
-_LAST_INSTANT = f"{SCHEMA}.instant_before($3)"
 
 
 def _series_of(selected: str) -> str:
@@ -318,7 +354,7 @@ def _series_of(selected: str) -> str:
 # A value below the one before it is a reset; a difference that is no finite number is not counted.
 _DELTA = """
 CASE
-    WHEN time - time_before > interval '{lookback} seconds' THEN NULL
+    WHEN time - time_before > {lookback} THEN NULL
     WHEN value < value_before THEN CASE WHEN abs(value) < 'Infinity' THEN value END
     WHEN greatest(abs(value), abs(value_before)) < 8.9e307 THEN value - value_before
     WHEN greatest(abs(value), abs(value_before)) = 'Infinity' THEN NULL
@@ -329,10 +365,7 @@ END
 
 def raw_points(settings: RangeSettings, *, selected: str) -> str:
     """SQL: samples put together, for intervals that are shorter than the finest step."""
-    origin_ = "'1970-01-01T00:00:00Z'::timestamptz"
-    start, end = f"{SCHEMA}.interval_start($2, $4, {origin_})", f"{SCHEMA}.interval_end({_LAST_INSTANT}, $4, {origin_})"
-    stride = "make_interval(secs => greatest($4, 1) / 1000.0)"
-    delta = _DELTA.format(lookback=settings.lookback.total_seconds())
+    lookback = f"interval '{settings.lookback.total_seconds()} seconds'"
     gauge = "own.kind = 'gauge'"
     return f"""
     SELECT
@@ -343,29 +376,30 @@ def raw_points(settings: RangeSettings, *, selected: str) -> str:
         CASE WHEN NOT {gauge} THEN coalesce(g.increase, 0) END,
         CASE WHEN NOT {gauge} THEN {rate("coalesce(g.increase, 0)", "g.covered")} END,
         least(1, g.count / nullif({_slots_due()}, 0)),
-        g.start + {stride} + interval '{settings.lateness.total_seconds()} seconds' <= now(),
+        {_end(_RAW, "g.start")} + interval '{settings.lateness.total_seconds()} seconds' <= now(),
         '{RAW}'::text, CASE WHEN {gauge} THEN g.m2 END, {_slots_due()}
     FROM (
         SELECT
-            start, series_id, count(*) AS count, {total("value")} AS sum, min(value) AS min, max(value) AS max,
-            (array_agg(value ORDER BY time))[1] AS first, (array_agg(value ORDER BY time DESC))[1] AS last,
+            {_start_of_row(_RAW)} AS start, series_id, count(*) AS count, {total("value")} AS sum, min(value) AS min,
+            max(value) AS max, (array_agg(value ORDER BY time))[1] AS first,
+            (array_agg(value ORDER BY time DESC))[1] AS last,
             CASE WHEN max(abs(value)) < 1e140
                 THEN var_pop(value) FILTER (WHERE abs(value) < 1e140) * count(*) END AS m2,
             {total("delta", where="delta IS NOT NULL")} AS increase,
             sum(extract(epoch FROM time - time_before)) FILTER (WHERE delta IS NOT NULL)::float8 AS covered
         FROM (
-            SELECT date_bin({stride}, time, {origin_}) AS start, time, time_before, series_id, value,
-                {delta} AS delta
+            SELECT *, {_DELTA.format(lookback=lookback)} AS delta
             FROM (
-                SELECT time, series_id, value, lag(value) OVER before AS value_before, lag(time) OVER before AS time_before
+                SELECT time, series_id, value,
+                    lag(value) OVER before AS value_before, lag(time) OVER before AS time_before
                 FROM {SCHEMA}.samples
-                WHERE {SCHEMA}.range_tier($2, $4) = {RAW_ID} AND {selected}
-                    AND time >= {start} - interval '{settings.lookback.total_seconds()} seconds' AND time < {end}
+                WHERE {_TIER} = {RAW_ID} AND {selected}
+                    AND time >= {_start(_RAW, "$2")} - {lookback} AND time < {_end(_RAW, _LAST_INSTANT)}
                 WINDOW before AS (PARTITION BY series_id ORDER BY time)
             ) AS ordered
-            WHERE time >= {start}
-        ) AS samples
-        GROUP BY start, series_id
+            WHERE time >= {_start(_RAW, "$2")}
+        ) AS differences
+        GROUP BY 1, series_id
     ) AS g
     JOIN ({_series_of(selected)}) AS own ON own.series_id = g.series_id
     """  # noqa: S608 - text of our own
@@ -374,6 +408,4 @@ def raw_points(settings: RangeSettings, *, selected: str) -> str:
 def _slots_due() -> str:
     """SQL (float8): slots of the series' source in an interval of samples, as `buckets.SlotGrid.due` counts them."""
     since = "(extract(epoch FROM g.start)::float8 - own.offset_seconds)"
-    return (
-        f"(ceil(({since} + $4 / 1000.0) / own.interval_seconds) - ceil({since} / own.interval_seconds))"
-    )
+    return f"(ceil(({since} + $4 / 1000.0) / own.interval_seconds) - ceil({since} / own.interval_seconds))"

@@ -7,9 +7,6 @@ from sqlalchemy import Connection, text
 from aggregator.exposition.series import Kind
 from aggregator.storage.tables import SCHEMA
 
-#: What readers' functions read, and `metric_series` for people too.
-VIEWS = ("metric_series", "tiers_kept", "buckets_dirty")
-
 # Left joins: PostgreSQL drops them wherever nobody asks when a source is collected.
 _METRIC_SERIES = f"""
 CREATE OR REPLACE VIEW {SCHEMA}.metric_series AS
@@ -31,13 +28,14 @@ LEFT JOIN {SCHEMA}.sources AS source ON source.id = target.source_id
 # was added later has its buckets from then on.
 _TIERS_KEPT = f"""
 CREATE OR REPLACE VIEW {SCHEMA}.tiers_kept AS
-SELECT 'raw' AS tier, 0::float8 AS step_seconds, coalesce(max(dropped_before), '-infinity') AS kept_since, 0 AS tier_id
-FROM {SCHEMA}.retained WHERE table_name = 'sample_frame'
+SELECT 'raw' AS tier, 0::float8 AS step_seconds, coalesce(
+    (SELECT dropped_before FROM {SCHEMA}.retained WHERE table_name = 'sample_frame' AND tier_id = 0), '-infinity'
+) AS kept_since, 0::smallint AS tier_id
 UNION ALL
-SELECT tier.name, tier.step_seconds, coalesce(greatest(gone.dropped_before, tier.complete_since), '-infinity'),
-    tier.id::integer
+SELECT tier.name, tier.step_seconds, coalesce(greatest(tier.complete_since, (
+    SELECT dropped_before FROM {SCHEMA}.retained WHERE table_name = 'rollup' AND tier_id = tier.id
+)), '-infinity'), tier.id
 FROM {SCHEMA}.tiers AS tier
-LEFT JOIN {SCHEMA}.retained AS gone ON gone.table_name = 'rollup' AND gone.tier_id = tier.id
 WHERE tier.active
 """  # noqa: S608 - our own schema
 

@@ -1,7 +1,7 @@
 r"""SQL functions that read Prometheus' selectors: the same language, and the same refusals, as `config/selector.py`.
 
-A selector is data to them: it is taken apart and compared, never executed. All are IMMUTABLE, so that PostgreSQL reads a
-selector once, when it plans, and finds the metric by index.
+A selector is data to them: it is taken apart and compared, never executed. All are IMMUTABLE, so that PostgreSQL reads
+a selector when it plans, and finds the metric by index.
 """
 
 from __future__ import annotations
@@ -112,8 +112,10 @@ BEGIN
             before := 'nothing';
             part := CASE WHEN left(remaining, 3) = '(?:' THEN '(?:' ELSE '(' END;
             IF part = '(' AND left(remaining, 2) = '(?' THEN
-                RAISE EXCEPTION '(? at % is refused, since flags, named groups and lookaround differ between Prometheus, Python and PostgreSQL; write (...) or (?:...), and [Aa] for either case',
-                    length(pattern) - length(remaining) + 1;
+                RAISE EXCEPTION USING MESSAGE = format(
+                    '(? at %s is refused, since flags, named groups and lookaround differ between Prometheus, '
+                    'Python and PostgreSQL; write (...) or (?:...), and [Aa] for either case',
+                    length(pattern) - length(remaining) + 1);
             END IF;
             portable := portable || part;
             remaining := substr(remaining, length(part) + 1);
@@ -429,18 +431,6 @@ _WORDS = {
     "{example}": "$example$" + EXAMPLE + "$example$",
     "{quoted}": r"""'^(?:"(?:[^"\\]|\\.)*"|''(?:[^''\\]|\\.)*''|`[^`]*`)'""",
 }
-#: The functions that a reader's queries call, with their arguments.
-SIGNATURES = (
-    "selector_unquote(text)",
-    "selector_literal(text)",
-    "selector_escape(text)",
-    "selector_bracket_member(text)",
-    "selector_pattern(text)",
-    "selector_matchers(text)",
-    "selector_metric(text)",
-    "selector_conditions(text)",
-    "selector_matches(text[], text, jsonb)",
-)
 
 
 def create_selector_functions(connection: Connection) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, bindparam, select, text
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import DateTime, Integer
 
@@ -46,14 +46,30 @@ def sketched_cells(connection: Connection, grid: Grid) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def read_sketches(connection: Connection, span: TierSpan) -> dict[datetime, Sketches]:
-    """By bucket, oldest first, the stored sketches by cell of the grid. Uses index: sketch_pkey."""
-    query = select(*(_TABLE.c[name] for name in _READ_NAMES)).where(
+def lines_with_sketches(connection: Connection, *spans: TierSpan) -> npt.NDArray[np.int64]:
+    """The lines (blocks) of the spans' one grid that have a stored sketch in any of them, ascending.
+
+    Uses index: sketch_pkey.
+    """
+    block_ids = spans[0].grid.block_ids
+    found: set[int] = set()
+    for span in spans:
+        found.update(connection.execute(select(_TABLE.c.block_id).where(_within(span)).distinct()).scalars())
+    return np.searchsorted(block_ids, sorted(found))
+
+
+def _within(span: TierSpan) -> ColumnElement[bool]:
+    return and_(
         _TABLE.c.tier_id == span.tier_id,
         _TABLE.c.block_id.in_(span.grid.block_ids.tolist()),
         _TABLE.c.bucket >= span.since,
         _TABLE.c.bucket < span.until,
     )
+
+
+def read_sketches(connection: Connection, span: TierSpan) -> dict[datetime, Sketches]:
+    """By bucket, oldest first, the stored sketches by cell of the grid. Uses index: sketch_pkey."""
+    query = select(*(_TABLE.c[name] for name in _READ_NAMES)).where(_within(span))
     parts: dict[int, list[tuple[Integers, Integers, Integers]]] = {}
     for rows in grouped(copy_out(connection, query), _TABLE, _READ_NAMES):
         columns = rows.columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -29,11 +30,9 @@ class TierView:
 #   read the block's rows anew; without it the planner remembers them (Memoize): 7.6 ms became 5.3.
 # - An aggregate without GROUP BY gives one row, so the look-up of the ledger is left out unless `is_final` is asked for
 #   (8 ms less), and else done once for a shard and bucket. Uses index dirty_shard_id_bucket_idx.
-# The columns behind `is_final` are for whoever puts rows together (storage/range_parts.py).
-_TIER_VIEW = """
-CREATE OR REPLACE VIEW {schema}."metrics_{name}" AS
+_ROWS = """
 SELECT
-    r.bucket AS time,
+    {first_columns}r.bucket AS time,
     s.metric,
     s.labels,
     s.labels ->> 'job' AS job,
@@ -54,12 +53,7 @@ SELECT
         WHEN abs(r.increase[s.position]) > 1e300 THEN r.increase[s.position] * 'Infinity'
         ELSE r.increase[s.position] END / nullif(nullif(r.covered[s.position], 'NaN'), 0) AS rate,
     least(1, r.count[s.position]::float8 / nullif(r.slots_due, 0)) AS completeness,
-    ledger.is_final,
-    nullif(r.m2[s.position], 'NaN') AS m2,
-    nullif(r.covered[s.position], 'NaN') AS covered,
-    r.slots_due,
-    s.id AS series_id,
-    b.shard_id
+    ledger.is_final{last_columns}
 FROM {schema}.rollup AS r
 JOIN {schema}.series AS s ON s.block_id = r.block_id
 LEFT JOIN (SELECT min(0) AS none) AS nothing ON true
@@ -69,12 +63,20 @@ LEFT JOIN LATERAL (
     FROM (
         SELECT FROM {schema}.dirty AS d
         WHERE d.shard_id = b.shard_id AND d.bucket >= r.bucket AND d.bucket < {end_of_bucket}
-            AND d.tier_id IN ({built_from})
+            AND d.tier_id = ANY ({built_from})
         LIMIT 1
     ) AS found
 ) AS ledger ON true
-WHERE r.tier_id = {tier_id} AND coalesce(r.count[s.position], nothing.none) > 0
+WHERE {of_tier}coalesce(r.count[s.position], nothing.none) > 0
 """
+
+_MORE_COLUMNS = """,
+    nullif(r.m2[s.position], 'NaN') AS m2,
+    nullif(r.covered[s.position], 'NaN') AS covered,
+    r.slots_due,
+    s.id AS series_id,
+    b.shard_id,
+    {built_from} AS built_from"""
 
 # A sparse frame lists the places that it has values of.
 _PLACE_IN_FRAME = "CASE WHEN f.places IS NULL THEN place.position ELSE array_position(f.places, place.position) END"
@@ -136,14 +138,43 @@ def create_samples_view(connection: Connection) -> None:
 
 def create_tier_view(connection: Connection, view: TierView) -> None:
     """Make or renew the view of a tier; its columns are a promise (docs/sql.md)."""
-    statement = _TIER_VIEW.format(
+    rows = _ROWS.format(
         schema=SCHEMA,
-        name=view.name,
-        tier_id=view.tier_id,
+        first_columns="",
+        last_columns="",
         end_of_bucket=end_of_bucket(view.ladder, "r.bucket"),
         lateness=view.lateness_seconds,
-        built_from=", ".join(str(tier_id) for tier_id in view.built_from),
+        built_from=_ids(view.built_from),
+        of_tier=f"r.tier_id = {view.tier_id} AND ",
     )
+    _create_view(connection, f"metrics_{view.name}", rows)
+
+
+def create_rollups_view(connection: Connection, tiers: Sequence[TierView]) -> None:
+    """Make or renew the view `metric_rollups`, which has the rows of all tiers, and what it takes to merge them."""
+    rows = _ROWS.format(
+        schema=SCHEMA,
+        first_columns="r.tier_id, " + _by_tier({tier.tier_id: f"'{tier.name}'" for tier in tiers}) + " AS tier, ",
+        last_columns=_MORE_COLUMNS.format(built_from=_by_tier({tier.tier_id: _ids(tier.built_from) for tier in tiers})),
+        end_of_bucket=_by_tier({tier.tier_id: end_of_bucket(tier.ladder, "r.bucket") for tier in tiers}),
+        lateness=max(tier.lateness_seconds for tier in tiers),
+        built_from=_by_tier({tier.tier_id: _ids(tier.built_from) for tier in tiers}),
+        of_tier="",
+    )
+    _create_view(connection, "metric_rollups", rows)
+
+
+def _ids(tier_ids: Sequence[int]) -> str:
+    return f"'{{{','.join(map(str, tier_ids))}}}'::smallint[]"
+
+
+def _by_tier(expressions: Mapping[int, str]) -> str:
+    cases = " ".join(f"WHEN {tier_id} THEN {expression}" for tier_id, expression in expressions.items())
+    return f"CASE r.tier_id {cases} END"
+
+
+def _create_view(connection: Connection, name: str, rows: str) -> None:
+    statement = f'CREATE OR REPLACE VIEW {SCHEMA}."{name}" AS {rows}'
     connection.execute(text(statement.replace(":", "\\:")))
 
 

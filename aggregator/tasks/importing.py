@@ -165,9 +165,10 @@ class Import:
 
         try:
             yield partial(finish, "ok")
-        except (AggregatorError, StorageError) as error:
+        except (AggregatorError, StorageError, OSError, KeyboardInterrupt) as error:
+            said = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
             with contextlib.suppress(AggregatorError, StorageError):  # the server itself may be what failed
-                finish("failed", 0, str(getattr(error, "orig", None) or error).strip().splitlines()[0])
+                finish("failed", 0, said.splitlines()[0])
             raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -40,3 +41,13 @@ def other(database_url: str) -> Iterator[Database]:
     """A second session."""
     with session(database_url) as made:
         yield made
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """A command that runs in this process sets up logging to a stream that ends with its test."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from aggregator.rollups.buckets import from_milliseconds, milliseconds
 from aggregator.stages.collect.store import FrameStore
 from aggregator.stages.rollup import Rollup
-from aggregator.storage import series
+from aggregator.storage import engine, series
 from aggregator.storage.bootstrap import bring_up
 from aggregator.storage.engine import Database
 from tests.arrivals import Script, scripts
 from tests.effort import examples
 from tests.installation import settings_for
+from tests.lives import insist
+from tests.losing_proxy import LosingProxy, Loss, losing_proxy
 from tests.scene import LEASE, Scene, roll_up_all
 from tests.sessions import session
 
@@ -47,33 +51,79 @@ class Workers:
         return self.rollups[0].database
 
     def play(self, script: Script) -> Scene:
-        """Let all of a script happen, and roll up what is left."""
+        """Let all of a script happen, again where the connection was lost too often, and roll up what is left."""
         scene = Scene.make(self.database, script, name=f"n{next(self.numbers)}")
         now = START
         for count, arrival in enumerate(script.arrivals):
             now = max(now, from_milliseconds(arrival.at_ms))
-            scene.store(arrival, self.stores[arrival.collector], now=now)
+            insist(partial(scene.store, arrival, self.stores[arrival.collector], now=now))
             for place, worker, to_the_end in script.roll_ups:
                 if place == count:
-                    self.rollups[worker].run(lambda now=now: now, budget=LEASE if to_the_end else ONE_TRANSACTION)
-        roll_up_all(self.rollups[0], now=now)
+                    budget = LEASE if to_the_end else ONE_TRANSACTION
+                    insist(partial(self.rollups[worker].run, lambda now=now: now, budget=budget))
+        insist(partial(roll_up_all, self.rollups[0], now=now))
         return scene
 
 
-@pytest.fixture
-def workers(database_url: str, tmp_path: Path) -> Iterator[Workers]:
-    bring_up(database_url, settings_for(tmp_path), now=START)
+@contextmanager
+def working(url: str) -> Iterator[Workers]:
+    """Workers whose sessions go to this URL."""
     with ExitStack() as stack:
-        sessions = [stack.enter_context(session(database_url)) for _ in range(4)]
+        sessions = [stack.enter_context(session(url)) for _ in range(4)]
         yield Workers([FrameStore(one) for one in sessions[:2]], [Rollup(one, "test") for one in sessions[2:]])
 
 
-@settings(
-    max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@pytest.fixture
+def published_url(database_url: str, tmp_path: Path) -> str:
+    bring_up(database_url, settings_for(tmp_path), now=START)
+    return database_url
+
+
+@pytest.fixture
+def workers(published_url: str) -> Iterator[Workers]:
+    with working(published_url) as made:
+        yield made
+
+
+@pytest.fixture
+def losing(published_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[LosingProxy]:
+    monkeypatch.setattr(engine, "FIRST_PAUSE_SECONDS", 0.001)
+    with losing_proxy(published_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def losing_workers(losing: LosingProxy) -> Iterator[Workers]:
+    with working(losing.url) as made:
+        yield made
+
+
+def profile(most_examples: int) -> settings:
+    return settings(
+        max_examples=examples(most_examples),
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+@profile(30)
 @given(script=scripts(start_ms=milliseconds(START), conflicts=True))
 def test_every_column_of_every_tier_equals_the_oracle(workers: Workers, script: Script) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(series, "CHURN_ALLOWANCE", script.churn_allowance)
         scene = workers.play(script)
     scene.assert_equals_oracle(workers.database)
+
+
+@profile(15)
+@given(
+    script=scripts(start_ms=milliseconds(START)),
+    losses=st.dictionaries(st.integers(0, 60), st.sampled_from(Loss), max_size=12),
+)
+def test_numbers_are_right_whatever_becomes_of_a_commit(
+    losing: LosingProxy, losing_workers: Workers, script: Script, losses: dict[int, Loss]
+) -> None:
+    losing.expect(losses)
+    scene = losing_workers.play(script)
+    losing.expect({})
+    scene.assert_equals_oracle(losing_workers.database)

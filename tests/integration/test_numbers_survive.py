@@ -11,6 +11,7 @@ import itertools
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -59,26 +60,52 @@ def attack(workers: list[Worker], watch: Database, randomness: random.Random) ->
         watch.run(lambda connection: connection.execute(_TERMINATE, {"application": APPLICATION}))
 
 
-def survive(jobs: list[Job], deaths: list[list[int]], attacks: list[float], watch: Database, seed: int) -> int:
-    """Let collectors and rollup workers work until all is stored; gives how many lives that took.
+@dataclass(frozen=True)
+class Fate:
+    """What happens to two collectors and two rollup workers.
 
-    `attacks`: seconds between one attack from outside and the next.
+    `deaths`: for each worker at which step its next lives end; `attacks`: seconds between one from outside and the
+    next; `seed` decides what those hit.
     """
-    randomness = random.Random(seed)  # noqa: S311 - a test's own randomness
-    collectors = [Worker(collect, job, deaths[place]) for place, job in enumerate(jobs)]
-    rollups = [Worker(roll_up, job, deaths[len(jobs) + place]) for place, job in enumerate(jobs)]
-    started, left = time.monotonic(), list(itertools.accumulate(attacks))
-    while any([worker.goes_on() for worker in (*collectors, *rollups)][: len(collectors)]):
-        assert time.monotonic() - started < PATIENCE_SECONDS
-        if left and time.monotonic() - started > left[0]:
+
+    deaths: list[list[int]]
+    attacks: list[float]
+    seed: int
+
+
+FATES = st.builds(
+    Fate,
+    deaths=st.lists(st.lists(st.integers(0, 120), max_size=4), min_size=4, max_size=4),
+    attacks=st.lists(st.floats(0.0, 0.2), max_size=6),
+    seed=st.integers(0, 2**32),
+)
+
+
+def survive(jobs: list[Job], fate: Fate, watch: Database) -> int:
+    """Let collectors and rollup workers work until all is stored; gives how many lives that took."""
+    randomness = random.Random(fate.seed)  # noqa: S311 - a test's own randomness
+    deaths = iter(fate.deaths)
+    collectors = [Worker(collect, job, list(next(deaths))) for job in jobs]
+    rollups = [Worker(roll_up, job, list(next(deaths))) for job in jobs]
+    started, left = time.monotonic(), list(itertools.accumulate(fate.attacks))
+    while all_go_on([*collectors, *rollups], needed=collectors):
+        passed = time.monotonic() - started
+        assert passed < PATIENCE_SECONDS
+        if left and passed > left[0]:
             left.pop(0)
             attack([*collectors, *rollups], watch, randomness)
         time.sleep(POLL_SECONDS)
     jobs[0].stop.touch()
-    while any([worker.goes_on() for worker in rollups]):
+    while all_go_on(rollups, needed=rollups):
         assert time.monotonic() - started < PATIENCE_SECONDS
         time.sleep(POLL_SECONDS)
     return sum(worker.lives for worker in (*collectors, *rollups))
+
+
+def all_go_on(workers: list[Worker], *, needed: list[Worker]) -> bool:
+    """Start those again that were killed; gives whether any of the needed ones still works."""
+    working = [worker for worker in workers if worker.goes_on()]
+    return any(worker in working for worker in needed)
 
 
 @settings(
@@ -87,26 +114,15 @@ def survive(jobs: list[Job], deaths: list[list[int]], attacks: list[float], watc
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(
-    script=scripts(start_ms=milliseconds(START)),
-    deaths=st.lists(st.lists(st.integers(0, 120), max_size=4), min_size=4, max_size=4),
-    attacks=st.lists(st.floats(0.0, 0.2), max_size=6),
-    seed=st.integers(0, 2**32),
-)
+@given(script=scripts(start_ms=milliseconds(START)), fate=FATES)
 def test_numbers_are_right_after_kill_9_and_lost_connections(
-    watch: Database,
-    database_url: str,
-    tmp_path_factory: pytest.TempPathFactory,
-    script: Script,
-    deaths: list[list[int]],
-    attacks: list[float],
-    seed: int,
+    watch: Database, database_url: str, tmp_path_factory: pytest.TempPathFactory, script: Script, fate: Fate
 ) -> None:
     scene = Scene.make(watch, script, name=f"k{next(NUMBERS)}")
     now = from_milliseconds(script.arrivals[-1].at_ms) + timedelta(seconds=1)
     folder = tmp_path_factory.mktemp("lives")
     jobs = [Job(database_url, scene, now, folder, number) for number in range(2)]
-    lives = survive(jobs, [list(one) for one in deaths], attacks, watch, seed)
-    event(f"lives lost: {lives - len(deaths)}")
+    lives = survive(jobs, fate, watch)
+    event(f"lives lost: {lives - len(fate.deaths)}")
     roll_up_all(Rollup(watch, "last"), now=now)
     scene.assert_equals_oracle(watch)

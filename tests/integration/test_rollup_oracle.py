@@ -54,7 +54,7 @@ def assert_equals_oracle(installation: Installation, samples: dict[SeriesKey, di
                 assert row["rate"] == pytest.approx(statistics["increase"] / covered, rel=1e-9), (view, identity)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(1))  # test_numbers.py tries many more
 def test_every_tier_equals_the_oracle_whatever_the_order_of_arrival(installation: Installation, seed: int) -> None:
     randomness = random.Random(seed)  # noqa: S311 - a test's own randomness
     targets = installation.targets(2)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import time_machine
 from sqlalchemy import delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 
+from aggregator.cli.app import run
 from aggregator.collectors import selftest
+from aggregator.collectors.outcome import REPORTED
 from aggregator.collectors.protocol import Collected, Target
 from aggregator.collectors.selftest import ADDRESS, CLOCK, FUNCTIONS, SelftestCollector
 from aggregator.config.model import SelftestSource
@@ -18,6 +21,9 @@ from aggregator.stages.collect.wake import Wake
 from aggregator.stages.verify import Range, Report, Verify
 from aggregator.storage import tables
 from aggregator.storage.engine import Connection
+from aggregator.storage.health_verify import last_verification
+from aggregator.tasks import work
+from aggregator.tasks.context import context, forget_context
 from tests.installation import Installation
 
 #: So that both a reset and the end of a tooth lie within.
@@ -25,6 +31,38 @@ START = datetime(2026, 3, 1, 11, 48, tzinfo=UTC)
 MINUTES = 20
 SOURCE = SelftestSource(name="proof", keep=("selftest_.*",))
 END = START + timedelta(minutes=MINUTES)
+
+
+CONFIGURATION = """
+[[sources]]
+name = "proof"
+kind = "selftest"
+"""
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_configured_source_is_collected_and_verified_by_command_and_by_task(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "aggregator.toml").write_text(CONFIGURATION)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AGGREGATOR_DATABASE_URL", database_url)
+    for words in (("db", "migrate"), ("collect", "proof"), ("collect", "proof", "--dry-run")):
+        assert run(words) == 0
+    printed = capsys.readouterr().out
+    assert f"selftest: {len(FUNCTIONS) + len(REPORTED)} samples" in printed
+    assert 'selftest_constant{instance="selftest",job="proof"} 42.0' in printed
+    assert run(("verify", "--from", "-1h")) == 0
+    forget_context()
+    try:
+        assert work.verify(None) == 0
+        verified = context().database.run(last_verification)
+        context().database.dispose()
+    finally:
+        forget_context()
+    assert verified is not None
+    assert verified.error is None
 
 
 @pytest.fixture

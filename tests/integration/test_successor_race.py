@@ -104,9 +104,7 @@ class Race:
             rows = self.installation.rows(view)
             for (_, _, time), row in rows.items():
                 start_ms = milliseconds(time)
-                expected = oracle.counter(
-                    self.samples.items(), start_ms, start_ms + step_ms, lookback_ms=LOOKBACK_MS
-                )
+                expected = oracle.counter(self.samples.items(), start_ms, start_ms + step_ms, lookback_ms=LOOKBACK_MS)
                 assert row["increase"] == expected["increase"], (view, time)
             totals.add(sum(row["increase"] for row in rows.values()))
         assert len(totals) == 1

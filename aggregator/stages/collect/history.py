@@ -14,13 +14,12 @@ from aggregator.exposition.series import SeriesKey
 from aggregator.rollups.buckets import EPOCH, from_milliseconds
 from aggregator.stages.collect.marking import Marking, ensure_partitions
 from aggregator.stages.collect.places import PlaceCache, Places
-from aggregator.storage import catalog, frames, ledger
+from aggregator.storage import catalog, frames, ledger, partition_writes
 from aggregator.storage.acceptance import have_lost_inputs, refused_by_time
 from aggregator.storage.copying import wire_instants
 from aggregator.storage.engine import Connection, Database
 from aggregator.storage.frame_columns import FrameColumns
 from aggregator.storage.history_targets import HistoryTarget, find_or_make_target
-from aggregator.storage.partition_writes import WriteLog
 from aggregator.storage.partitions import SAMPLES
 from aggregator.storage.series import register
 
@@ -78,11 +77,10 @@ class HistoryStore:
 
     database: Database
     places: PlaceCache = field(default_factory=PlaceCache)
-    writes: WriteLog = field(default_factory=WriteLog)
 
     def __post_init__(self) -> None:
         """Forget what was read where the connection had to be made anew."""
-        self.database.on_reconnect += [self.places.forget, self.writes.forget]
+        self.database.on_reconnect.append(self.places.forget)
 
     def target(self, source: str, labels: Mapping[str, str], *, interval: timedelta, now: datetime) -> HistoryTarget:
         """The target of a source that has these labels (`job` and `instance` among them), made where there is none."""
@@ -133,10 +131,9 @@ class HistoryStore:
     def _note(self, history: History, *, now: datetime) -> None:
         """In a transaction of its own, for it may wait for that of another importer."""
         days = [from_milliseconds(day) for day in (np.unique(history.at_ms // _DAY_MS) * _DAY_MS).tolist()]
-        if self.writes.due(SAMPLES, days, table_name="sample_frame", now=now):
-            self.database.run(
-                lambda connection: self.writes.note(connection, SAMPLES, days, table_name="sample_frame", now=now)
-            )
+        self.database.run(
+            lambda connection: partition_writes.note(connection, SAMPLES, days, table_name=SAMPLES.table, now=now)
+        )
 
 
 def _parts(history: History) -> Iterator[History]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from aggregator.exposition.history import Piece
 from aggregator.exposition.strict import Named
+from aggregator.stages.collect.history import MOST_DAYS
 from aggregator.stages.collect.spool_distances import add_distances
 from aggregator.stages.collect.spool_parts import (
     DAY_KEY,
@@ -21,17 +22,20 @@ from aggregator.stages.collect.spool_parts import (
     State,
     keys_of,
     part_directories,
-    read_states,
+    read_series,
+    read_state,
     write_part,
 )
 from aggregator.stages.collect.spool_targets import TargetNumbers
 
 #: Samples that are held in memory before they become a part: about 90 MB while they are sorted.
 PART_SAMPLES = 1_000_000
+#: New series that are held in memory before they become part of one.
+PART_SERIES = 20_000
 #: Samples that are read at once to be stored.
 WINDOW_SAMPLES = 500_000
-#: Days of sparse samples that are read at once at most: the partitions of that many days are locked together.
-WINDOW_DAYS = 7
+#: Days of sparse samples that are read at once at most: as many as one transaction writes to.
+WINDOW_DAYS = MOST_DAYS
 #: What a sample may be ahead of the clock.
 FUTURE_ALLOWED_MS = 600_000
 
@@ -50,16 +54,14 @@ class SpoolWriter:
     @classmethod
     def go_on(cls, root: Path, *, source: str | None) -> SpoolWriter:
         """A writer that begins where the last complete part ended."""
-        writer = cls(root, TargetNumbers(source))
-        for state, named in read_states(root):
-            writer.state = state
-            writer.targets.add(named)
+        writer = cls(root, TargetNumbers(source), read_state(root))
+        writer.targets.add(read_series(root))
         return writer
 
     @property
     def is_full(self) -> bool:
         """Whether there is enough for a part."""
-        return self._buffered >= PART_SAMPLES
+        return self._buffered >= PART_SAMPLES or len(self._named) >= PART_SERIES
 
     def add(self, piece: Piece, *, now_ms: int) -> None:
         """Take the samples of a piece; those from before 1970 or from the future are refused and counted."""

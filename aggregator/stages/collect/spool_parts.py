@@ -24,6 +24,7 @@ _MINUTE_MS = 60_000
 _DAY_MINUTES = 1_440
 _ARRAYS = ("at_ms", "series", "values", "keys", "starts")
 _STATE = "state.json"
+_SERIES = "series.jsonl"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,12 @@ def write_part(root: Path, samples: Samples, keys: npt.NDArray[np.int64], *, nam
         with (unfinished / f"{name}.npy").open("wb") as file:
             np.save(file, array)
             _sync(file.fileno())
-    write_json(unfinished / _STATE, {**asdict(state), "series": named})
+    with (unfinished / _SERIES).open("w", encoding="utf-8") as file:
+        # A line each: written and read without all of them in memory.
+        file.writelines(json.dumps(one, ensure_ascii=False, separators=(",", ":")) + "\n" for one in named)
+        file.flush()
+        _sync(file.fileno())
+    write_json(unfinished / _STATE, asdict(state))
     unfinished.rename(root / f"part-{len(part_directories(root)):06d}")
 
 
@@ -152,9 +158,18 @@ def part_directories(root: Path) -> list[Path]:
     return sorted(root.glob("part-*"))
 
 
-def read_states(root: Path) -> Iterator[tuple[State, list[Named]]]:
-    """The state after each part, and the series that it brought, in order."""
+def read_state(root: Path) -> State:
+    """The state after the last complete part."""
+    directories = part_directories(root)
+    if not directories:
+        return State()
+    return State(**json.loads((directories[-1] / _STATE).read_text(encoding="utf-8")))
+
+
+def read_series(root: Path) -> Iterator[Named]:
+    """The series that the parts have brought, in order."""
     for directory in part_directories(root):
-        document = json.loads((directory / _STATE).read_text(encoding="utf-8"))
-        named = [(metric, tuple((name, text) for name, text in labels)) for metric, labels in document.pop("series")]
-        yield State(**document), named
+        with (directory / _SERIES).open(encoding="utf-8") as file:
+            for line in file:
+                metric, labels = json.loads(line)
+                yield metric, tuple((name, text) for name, text in labels)

@@ -16,7 +16,7 @@ from aggregator.exposition.series import Kind
 from aggregator.stages.collect.history import History, HistoryStore, HistoryStored
 from aggregator.stages.collect.spool import SpoolReader, added
 from aggregator.stages.collect.spool_distances import median_interval
-from aggregator.stages.collect.spool_parts import Samples, State, read_states, write_json
+from aggregator.stages.collect.spool_parts import Samples, State, read_series, read_state, write_json
 from aggregator.stages.collect.spool_series import FileSeries, gather_series
 from aggregator.storage.history_targets import HistoryTarget
 from aggregator.storage.registered_kinds import registered_kinds
@@ -68,7 +68,7 @@ class SpoolStore:
 
     `interval` is that of sources that do not exist yet (None: as the file shows). `roll_up` is called with the ids of
     all shards that were written to, in the end and now and then; it returns when nothing of theirs is due. `progress`
-    is told after each window.
+    is told after each target.
     """
 
     root: Path
@@ -93,16 +93,12 @@ class SpoolStore:
             day = window.day
             stored = replace(self._store(stored, reader.read(window), file), since=window.until)
             write_json(self.root / _STORED, asdict(stored))
-            self.progress(stored)
         self.roll_up(frozenset(stored.shard_ids))
         return stored
 
     def _read_file(self) -> _File:
-        state = State()
-        for state, _ in read_states(self.root):  # noqa: B007 - the last one
-            pass
-        named = (one for _, of_part in read_states(self.root) for one in of_part)
-        series = gather_series(named, source=self.source, decide=partial(self._decide_kinds, state))
+        state = read_state(self.root)
+        series = gather_series(read_series(self.root), source=self.source, decide=partial(self._decide_kinds, state))
         return _File(series, state.distances)
 
     def _decide_kinds(self, state: State, names: Names) -> dict[str, Kind]:
@@ -122,6 +118,7 @@ class SpoolStore:
             keys, places = file.series.targets[number].keys, file.series.place[of_target.series]
             history = History(keys, places, of_target.at_ms, of_target.values)
             stored = stored.plus(self.history.store(target, history, now=self.clock()), shard_id=target.shard_id)
+            self.progress(stored)
         return stored
 
     def _target(self, number: int, file: _File) -> HistoryTarget:

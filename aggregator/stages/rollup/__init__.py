@@ -16,7 +16,6 @@ from aggregator.stages.rollup.transaction import Transaction
 from aggregator.storage import blocks, catalog, ledger, registry, runs
 from aggregator.storage.blocks import Layout, LayoutCache
 from aggregator.storage.engine import Connection, Database
-from aggregator.storage.partition_writes import WriteLog
 
 log = structlog.get_logger(__name__)
 
@@ -30,11 +29,10 @@ class Rollup:
     database: Database
     node: str
     layouts: LayoutCache = field(default_factory=LayoutCache)
-    writes: WriteLog = field(default_factory=WriteLog)
 
     def __post_init__(self) -> None:
         """Forget what was read where the connection had to be made anew."""
-        self.database.on_reconnect += [self.layouts.forget, self.writes.forget]
+        self.database.on_reconnect.append(self.layouts.forget)
 
     def run(self, clock: Clock, *, budget: timedelta, only: Collection[int] | None = None) -> int:
         """Roll up what is due, shard after shard, until nothing is left or the budget is spent; gives rows written.
@@ -91,7 +89,7 @@ class Rollup:
             return _Step("removed", 0, {})
         slots = registry.slots_of_shard(connection, shard_id)
         transaction = Transaction(
-            connection, installation, tier, shard_id, work.backfill, now, self.layouts, slots, cells, self.writes
+            connection, installation, tier, shard_id, work.backfill, now, self.layouts, slots, cells
         )
         rows = transaction.run(work)
         runs.record(

@@ -19,7 +19,17 @@ from aggregator.storage.blocks import BLOCK_SERIES, Grid
 from aggregator.storage.catalog import TierEntry
 from aggregator.storage.engine import Connection
 from aggregator.storage.rollup_rows import read_rollups
-from aggregator.storage.sketch_rows import ChangedSketches, TierSpan, read_sketches, sketched_cells, write_sketches
+from aggregator.storage.sketch_rows import (
+    ChangedSketches,
+    TierSpan,
+    lines_with_sketches,
+    read_sketches,
+    sketched_cells,
+    write_sketches,
+)
+
+#: Sketches (series times finer buckets) that are merged at once: of an hour each takes about a kilobyte.
+MOST_SKETCHES = 20_000
 
 
 @dataclass(frozen=True)
@@ -82,12 +92,27 @@ def coarse(
     """
     if not buckets:
         return frozenset()
+    lines = lines_with_sketches(connection, _span(parent, buckets, grid), _span(tier, buckets, grid))
+    children = max(
+        1, round((max(one.end for one in buckets) - min(one.bucket for one in buckets)) / parent.ladder.step)
+    )
+    size = max(1, MOST_SKETCHES // (children * BLOCK_SERIES))
+    changed: set[datetime] = set()
+    for start in range(0, len(lines), size):
+        part = lines[start : start + size]
+        own = [MergedBucket(one.bucket, one.end, one.better[part]) for one in buckets]
+        changed |= _merge_blocks(connection, tier, parent, own, grid=Grid(grid.block_ids[part], grid.is_counter[part]))
+    return frozenset(changed)
+
+
+def _merge_blocks(
+    connection: Connection, tier: TierEntry, parent: TierEntry, buckets: Sequence[MergedBucket], *, grid: Grid
+) -> frozenset[datetime]:
+    """The same for blocks whose sketches are held at once."""
     span = _span(tier, buckets, grid)
     stored = read_sketches(connection, span)
     children = read_sketches(connection, _span(parent, buckets, grid))
-    if not stored and not children:
-        return frozenset()
-    counts = _counts(connection, parent, span, of=[*stored.values(), *children.values()])
+    counts = _counts(connection, parent, span)
     changed: dict[datetime, ChangedSketches] = {}
     for one in buckets:
         before = stored.get(one.bucket, Sketches.nothing())
@@ -103,26 +128,18 @@ def _span(tier: TierEntry, buckets: Sequence[SampledBucket] | Sequence[MergedBuc
     return TierSpan(tier.id, min(one.bucket for one in buckets), max(one.end for one in buckets), grid)
 
 
-def _counts(
-    connection: Connection, tier: TierEntry, span: TierSpan, *, of: Sequence[Sketches]
-) -> dict[datetime, npt.NDArray[np.int64]]:
-    """By bucket the samples that each cell's rollup counts, in the blocks that have sketches; shape (cells,)."""
-    lines = np.zeros(len(span.grid.block_ids), dtype=np.bool_)
-    lines[np.concatenate([sketches.series for sketches in of]) // BLOCK_SERIES] = True
+def _counts(connection: Connection, tier: TierEntry, span: TierSpan) -> dict[datetime, npt.NDArray[np.int64]]:
+    """By bucket the samples that each cell's rollup counts; shape (cells,)."""
     found = read_rollups(
         connection,
         tier_id=tier.id,
         is_finest=tier.is_finest,
-        grid=span.grid.only(lines),
+        grid=span.grid,
         since=span.since,
         until=span.until,
         only=("count",),
     )
-    counts: dict[datetime, npt.NDArray[np.int64]] = {}
-    for bucket, rollups in found.items():
-        counts[bucket] = np.zeros(span.grid.cells, dtype=np.int64)
-        counts[bucket][np.repeat(lines, BLOCK_SERIES)] = rollups.statistics.count.reshape(-1)
-    return counts
+    return {bucket: rollups.statistics.count.reshape(-1) for bucket, rollups in found.items()}
 
 
 def _note(

@@ -16,11 +16,10 @@ from aggregator.stages.rollup.coarse import Coarse
 from aggregator.stages.rollup.finest import Finest, Shape
 from aggregator.stages.rollup.sketching import MergedBucket, SampledBucket
 from aggregator.stages.rollup.spans import MOST_CELLS, Span, spans
-from aggregator.storage import blocks, frames, ledger, partitions, registry
+from aggregator.storage import blocks, frames, ledger, partition_writes, partitions, registry
 from aggregator.storage.blocks import BLOCK_SERIES, Grid, Layout, LayoutCache
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.engine import Connection
-from aggregator.storage.partition_writes import WriteLog
 from aggregator.storage.rollup_rows import Changed, TierRows, write_rollups
 
 
@@ -37,7 +36,6 @@ class Transaction:
     layouts: LayoutCache
     slots: SlotGrid
     cells: int
-    writes: WriteLog
     complete_layouts: dict[int, Layout] = field(default_factory=dict)
 
     def run(self, work: ledger.Work) -> int:
@@ -120,7 +118,7 @@ class Transaction:
             partitions.ensure(self.connection, partitioned, since=start, until=end)
         if self.backfill:
             written = [one.bucket for one in changed]
-            self.writes.note(
+            partition_writes.note(
                 self.connection, partitioned, written, table_name="rollup", tier_id=self.tier.id, now=self.now
             )
         return write_rollups(self.connection, TierRows(self.tier.id, self.tier.is_finest, grid), changed)

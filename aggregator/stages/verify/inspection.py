@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from aggregator.stages.verify import selftest
-from aggregator.stages.verify.judge import Judge
+from aggregator.stages.verify.judge import Gone, Judge
 from aggregator.stages.verify.recompute import from_rollups, from_samples, parts
 from aggregator.stages.verify.report import Findings, Mismatch
 from aggregator.storage import registry, verify_inputs
@@ -136,8 +136,10 @@ class Inspection:
             judge.samples(one.samples, bucket=one.bucket)
             if one.bucket in clean:
                 rows = found.get(one.bucket, nothing)
-                is_gone = kept_since is not None and one.bucket < kept_since
-                self.findings.buckets += judge.rollups(rows, one.statistics, bucket=one.bucket, is_gone=is_gone)
+                before = one.bucket - self.installation.lookback
+                edge_is_gone = _is_before(before, kept_since) and _is_before(before, judge.kept_since)
+                gone = Gone(_is_before(one.bucket, kept_since), edge_is_gone)
+                self.findings.buckets += judge.rollups(rows, one.statistics, bucket=one.bucket, gone=gone)
                 judge.slots(rows, bucket=one.bucket)
         stored = {bucket: shard.series.statistics_of(rows) for bucket, rows in found.items() if bucket in clean}
         judge.sketches(stored, since=since, until=until)
@@ -154,8 +156,8 @@ class Inspection:
             nothing = Stored.nothing(len(part.series.grid.block_ids))
             for one in from_rollups(self.connection, parent, part):
                 rows = found.get(one.bucket, nothing)
-                is_gone = kept_since is not None and one.bucket < kept_since
-                if judge.rollups(rows, one.statistics, bucket=one.bucket, is_gone=is_gone):
+                gone = Gone(_is_before(one.bucket, kept_since))
+                if judge.rollups(rows, one.statistics, bucket=one.bucket, gone=gone):
                     seen.add(one.bucket)
                 judge.slots(rows, bucket=one.bucket, finer=one)
             stored = {bucket: part.series.statistics_of(found[bucket]) for bucket in part.finer if bucket in found}
@@ -168,3 +170,7 @@ class Inspection:
         return read_rollups(
             self.connection, tier_id=tier.id, is_finest=tier.is_finest, grid=series.grid, since=since, until=until
         )
+
+
+def _is_before(instant: datetime, kept_since: datetime | None) -> bool:
+    return kept_since is not None and instant < kept_since

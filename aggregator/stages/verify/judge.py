@@ -36,6 +36,14 @@ class _Wrong:
 
 
 @dataclass(frozen=True)
+class Gone:
+    """What may no longer be kept: some of the bucket's input, or every trace of the sample before it."""
+
+    input: bool
+    edge: bool = False
+
+
+@dataclass(frozen=True)
 class Judge:
     """Judges rollups of one tier of some series of a shard.
 
@@ -52,8 +60,8 @@ class Judge:
     interval: timedelta
     kept_since: datetime | None
 
-    def rollups(self, rows: Stored, recomputed: Statistics, *, bucket: datetime, is_gone: bool) -> bool:
-        """Compare one bucket; where its input `is_gone`, those series that still have all of it. False: it is empty.
+    def rollups(self, rows: Stored, recomputed: Statistics, *, bucket: datetime, gone: Gone) -> bool:
+        """Compare one bucket; where input is gone, those series that still have all of theirs. False: it is empty.
 
         Nothing partial is ever taken in there: as many samples as are stored mean that all of them are there.
         """
@@ -63,7 +71,8 @@ class Judge:
             present |= recomputed.count > 0
         if not present.any():
             return False
-        unknown = present & (recomputed.count < stored.count) & is_gone
+        unknown = present & (recomputed.count < stored.count) & gone.input
+        unknown |= present & (recomputed.covered < stored.covered) & gone.edge
         self.findings.not_verifiable += int(np.count_nonzero(unknown))
         self.findings.rollups += int(np.count_nonzero(present & ~unknown))
         is_counter = self.series.is_counter

@@ -160,7 +160,8 @@ def test_a_glance_follows_a_frame_map_that_has_grown(database_url: str, tmp_path
 
 def test_partitions_and_bytes_are_told_by_table(installation: Past, now: datetime) -> None:
     found = health(installation, now)
-    ended = {"sample_frame", "collections", "rollup_1m", "rollup_5m", "rollup_1h", "rollup_1d"}
+    of_tiers = {f"{table}_{tier}" for table in ("rollup", "sketch") for tier in ("1m", "5m", "1h", "1d")}
+    ended = {"sample_frame", "collections", *of_tiers}
     assert set(found.partitions_end) == ended
     assert all(end is not None and end > now + timedelta(days=1) for end in found.partitions_end.values())
     assert found.table_bytes["sample_frame"] > 0

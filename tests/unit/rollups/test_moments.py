@@ -67,3 +67,15 @@ def test_deviation_and_sum_stay_within_the_stated_tolerance_in_every_tier(
             ]
         for statistics, samples in level:
             assert_within(statistics, samples, level=depth)
+
+
+def test_a_bucket_with_an_infinity_has_no_deviation() -> None:
+    for values in ([float("inf")], [float("-inf"), 1.0], [1.0, float("inf"), float("inf")]):
+        assert np.isnan(reduced(list(enumerate(values))).m2[0]), values
+
+
+def test_a_sum_that_one_bucket_does_not_know_is_not_known_in_what_is_merged() -> None:
+    both = reduced([(0, float("inf")), (1, float("-inf"))])
+    merged = merge([reduced([(0, 5.0)]), both, Statistics.empty((1,))])
+    assert np.isnan(merged.sum[0])
+    assert merged.count[0] == 3
