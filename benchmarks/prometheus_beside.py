@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def run(windows: int, *, window: int, interval: int) -> int:
-    """Scrape for some windows after a first one, then compare; gives the exit code."""
+    """Scrape for some windows, then compare; gives the exit code."""
     tier = "1m" if window == DEFAULT_WINDOW else f"{window}s"
     with (
         serving(Steps(window)) as target,
@@ -128,8 +128,8 @@ def run(windows: int, *, window: int, interval: int) -> int:
         connected(ours.database_url) as connection,
     ):
         wait_until(lambda: _has_samples(connection), "this service has scraped")
-        # The first whole window has none before it, and what was counted before it is not known.
-        first = (math.floor(time.time() / window) + 2) * window
+        # Both have scraped before it, so they know what is counted over its left edge.
+        first = (math.floor(time.time() / window) + 1) * window
         span = Span(first, window, windows, f"metrics_{tier}", interval)
         time.sleep(max(0.0, span.end - time.time()))
         wait_until(lambda: _is_rolled_up(connection, span), "the last window is rolled up")

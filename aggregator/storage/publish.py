@@ -17,7 +17,8 @@ from aggregator.rollups.buckets import Ladder, offset_of
 from aggregator.storage import functions, partitions, range_functions, reader_role, reader_views, tables, views
 from aggregator.storage.claims import move_slots
 from aggregator.storage.quantiles import choose_sketched
-from aggregator.storage.range_parts import RangeSettings, TierRange
+from aggregator.storage.range_points import RangeSettings
+from aggregator.storage.range_times import TierRange
 from aggregator.storage.selector_functions import create_selector_functions
 
 #: How far ahead of their time partitions are made.

@@ -11,19 +11,17 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from aggregator.storage.range_parts import (
-    BOUNDS,
+from aggregator.storage.range_points import (
     COMBINED_M2,
     RangeSettings,
-    TierRange,
     average,
     deviation,
     exact_points,
     raw_points,
     regrouped_points,
-    tier_functions,
     total,
 )
+from aggregator.storage.range_times import BOUNDS, TierRange, tier_functions
 from aggregator.storage.selector_functions import selected_series
 from aggregator.storage.tables import SCHEMA
 
@@ -186,20 +184,11 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
 $$
 """  # noqa: S608 - text of our own
 
-_INSTANT_BEFORE = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.instant_before(at timestamptz) RETURNS timestamptz
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
-BEGIN
-    RETURN at - interval '1 microsecond';
-END
-$$
-"""
-
 
 def create_range_functions(connection: Connection, tiers: Sequence[TierRange], settings: RangeSettings) -> None:
     """Make or renew the functions for these tiers, whose views are there; the caller holds the publisher's lock."""
     points = _points(settings)
-    helpers = (*BOUNDS, *COMBINED_M2, _INSTANT_BEFORE, _CHECK, _TIER, *tier_functions(tiers))
+    helpers = (*BOUNDS, *COMBINED_M2, _CHECK, _TIER, *tier_functions(tiers))
     ranges = (_metric_range(points), _metric_range_by(points), _METRIC_NAMES, _LABEL_VALUES)
     for statement in (*helpers, *ranges):
         connection.execute(text(statement.replace(":", "\\:")))
