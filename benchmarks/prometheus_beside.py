@@ -120,17 +120,19 @@ def main() -> None:
 
 def run(windows: int, *, window: int, interval: int) -> int:
     """Scrape for some windows, then compare; gives the exit code."""
-    tier = "1m" if window == DEFAULT_WINDOW else f"{window}s"
+    tier, steps = "1m" if window == DEFAULT_WINDOW else f"{window}s", Steps(window)
     with (
-        serving(Steps(window)) as target,
+        serving(steps) as target,
         installation(_SOURCE.format(job=JOB, target=target, interval=interval, tier=tier, window=window)) as ours,
         well_placed_prometheus(target, interval) as theirs,
         connected(ours.database_url) as connection,
     ):
         wait_until(lambda: _has_samples(connection), "this service has scraped")
         # Both have scraped before it, so they know what is counted over its left edge.
-        first = (math.floor(time.time() / window) + 1) * window
-        span = Span(first, window, windows, f"metrics_{tier}", interval)
+        first = math.floor(time.time() / window) + 1
+        while not any(steps.restarts_in(one) for one in range(first, first + windows)):
+            first += 1
+        span = Span(first * window, window, windows, f"metrics_{tier}", interval)
         time.sleep(max(0.0, span.end - time.time()))
         wait_until(lambda: _is_rolled_up(connection, span), "the last window is rolled up")
         return report(connection, theirs, span)

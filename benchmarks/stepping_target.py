@@ -30,7 +30,11 @@ class Steps:
         """Whether it cannot be reached: in the first half of the middle part of every third window."""
         window, inside = divmod(at, self.window_seconds)
         share = inside / self.window_seconds
-        return window % _RESTARTS_EACH == 1 and 1 / PARTS <= share < 1 / PARTS + 1 / 6
+        return self.restarts_in(int(window)) and 1 / PARTS <= share < 1 / PARTS + 1 / 6
+
+    def restarts_in(self, window: int) -> bool:
+        """Whether it goes down in a window, counted from the epoch."""
+        return window % _RESTARTS_EACH == 1
 
     def exposition(self, at: float) -> str:
         """The body at an instant, in seconds since the epoch."""

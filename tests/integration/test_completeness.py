@@ -27,7 +27,7 @@ def collect_every(installation: Installation, seconds: int, *, since: datetime, 
     (target,) = installation.targets(1)
     times = range(0, int((until - since).total_seconds()), seconds)
     samples = {milliseconds(since) + 1_000 * second: {GAUGE: 1.0} for second in times}
-    installation.now += timedelta(seconds=1)
+    installation.now = max(until, installation.now + timedelta(seconds=1))
     installation.collect(target, samples)
 
 
