@@ -22,7 +22,7 @@ MOST_INSTANTS = 24
 MOST_SERIES = 4
 
 _EXTREMES = (0.0, -0.0, 5e-324, -5e-324, 1e-308, 1.0, -1.0, 1e308, -1e308, 1.7e308, float("inf"), float("-inf"))
-_RESET_BELOW = 24
+_RESET_BELOW, _STILL_FROM = 24, 176
 
 #: The values of a series by flavour, from drawn numbers between 0 and 255.
 GAUGES = {
@@ -40,10 +40,13 @@ COUNTERS = {
 
 
 def _counted(drawn: Sequence[int], *, since: float, step: float) -> Iterator[float]:
-    """A counter that rises by what is drawn, and begins at 0 again where that is little."""
+    """A counter that rises by what is drawn, begins at 0 again where that is little, and rests where it is much."""
     value = since
     for one in drawn:
-        value = one * step if one < _RESET_BELOW else value + one * step
+        if one < _RESET_BELOW:
+            value = one * step
+        elif one < _STILL_FROM:
+            value += one * step
         yield value
 
 

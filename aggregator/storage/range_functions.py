@@ -21,7 +21,7 @@ from aggregator.storage.range_points import (
     regrouped_points,
     total,
 )
-from aggregator.storage.range_times import BOUNDS, TierRange, tier_functions
+from aggregator.storage.range_times import INTERVALS, TierRange, tier_functions
 from aggregator.storage.selector_functions import selected_series
 from aggregator.storage.tables import SCHEMA
 
@@ -81,7 +81,8 @@ $$
 # (2 ms; with all tiers in it 16). What a plan that is kept goes by changes when a partition of its tier is dropped, and
 # then PostgreSQL plans anew. With arguments that it does not know yet, it leaves the other tiers out at execution.
 # The coarsest tier that is no coarser than the interval, of those that are kept from the start on; where none of them
-# is, the finest that is kept so far back; where no tier is, the one that reaches back furthest. 0 is samples.
+# is, the finest that is kept so far back; where no tier is, the one that reaches back furthest. Of two with the same
+# step the one with a zone of its own, which somebody has asked for. 0 is samples.
 _TIER = f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.range_tier(start timestamptz, interval_ms bigint) RETURNS smallint
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
@@ -89,7 +90,8 @@ BEGIN
     RETURN (
         SELECT tier_id FROM {SCHEMA}.tiers_kept
         ORDER BY greatest(kept_since, start), step_seconds * 1000 <= interval_ms DESC,
-            CASE WHEN step_seconds * 1000 <= interval_ms THEN -step_seconds ELSE step_seconds END, tier_id
+            CASE WHEN step_seconds * 1000 <= interval_ms THEN -step_seconds ELSE step_seconds END,
+            timezone = 'UTC', tier_id
         LIMIT 1
     );
 END
@@ -188,7 +190,7 @@ $$
 def create_range_functions(connection: Connection, tiers: Sequence[TierRange], settings: RangeSettings) -> None:
     """Make or renew the functions for these tiers, whose views are there; the caller holds the publisher's lock."""
     points = _points(settings)
-    helpers = (*BOUNDS, *COMBINED_M2, _CHECK, _TIER, *tier_functions(tiers))
+    helpers = (*INTERVALS, *COMBINED_M2, _CHECK, _TIER, *tier_functions(tiers))
     ranges = (_metric_range(points), _metric_range_by(points), _METRIC_NAMES, _LABEL_VALUES)
     for statement in (*helpers, *ranges):
         connection.execute(text(statement.replace(":", "\\:")))

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 
 from psycopg2.extensions import encrypt_password
-from sqlalchemy import Connection, text
+from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from aggregator.errors import RoleRefusedError, UsageError
@@ -36,7 +36,9 @@ class Reader:
 
     def url(self, installed: str) -> str:
         """The URL for Grafana: the installation's with this role."""
-        url = driver_url(installed).set(drivername="postgresql", username=self.name, password=self.password)
+        given = driver_url(installed)
+        # Not `given.set(password=None)`, which keeps the installation's own password.
+        url = URL.create("postgresql", self.name, self.password, given.host, given.port, given.database, given.query)
         return url.render_as_string(hide_password=False)
 
 

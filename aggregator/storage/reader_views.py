@@ -7,6 +7,9 @@ from sqlalchemy import Connection, text
 from aggregator.exposition.series import Kind
 from aggregator.storage.tables import SCHEMA
 
+#: SQL (text): the kind of a series `s`, in a word.
+KIND_OF_SERIES = f"CASE s.kind WHEN {Kind.COUNTER:d} THEN 'counter' ELSE 'gauge' END"
+
 # Left joins: PostgreSQL drops them wherever nobody asks when a source is collected.
 _METRIC_SERIES = f"""
 CREATE OR REPLACE VIEW {SCHEMA}.metric_series AS
@@ -15,7 +18,7 @@ SELECT
     s.labels,
     s.labels ->> 'job' AS job,
     s.labels ->> 'instance' AS instance,
-    CASE s.kind WHEN {Kind.COUNTER:d} THEN 'counter' ELSE 'gauge' END AS kind,
+    {KIND_OF_SERIES} AS kind,
     source.interval_seconds,
     source.offset_seconds,
     s.id AS series_id
@@ -30,11 +33,11 @@ _TIERS_KEPT = f"""
 CREATE OR REPLACE VIEW {SCHEMA}.tiers_kept AS
 SELECT 'raw' AS tier, 0::float8 AS step_seconds, coalesce(
     (SELECT dropped_before FROM {SCHEMA}.retained WHERE table_name = 'sample_frame' AND tier_id = 0), '-infinity'
-) AS kept_since, 0::smallint AS tier_id
+) AS kept_since, 'UTC' AS timezone, 0::smallint AS tier_id
 UNION ALL
 SELECT tier.name, tier.step_seconds, coalesce(greatest(tier.complete_since, (
     SELECT dropped_before FROM {SCHEMA}.retained WHERE table_name = 'rollup' AND tier_id = tier.id
-)), '-infinity'), tier.id
+)), '-infinity'), tier.timezone, tier.id
 FROM {SCHEMA}.tiers AS tier
 WHERE tier.active
 """  # noqa: S608 - our own schema

@@ -214,7 +214,8 @@ def selected_series(selector: str, *, of: str = "") -> str:
     `of`: the view's alias with a dot. Uses index series_metric_idx wherever the selector names one metric.
     """
     metric, conditions = f"{SCHEMA}.selector_metric({selector})", f"{SCHEMA}.selector_conditions({selector})"
+    # Where there is nothing but a name, PostgreSQL leaves the rest out when it plans.
     return (
-        f"({of}metric = {metric} OR {metric} IS NULL) AND ({conditions} = '{{}}'"
+        f"({of}metric = {metric} OR {metric} IS NULL) AND ({selector} ~ '^[a-zA-Z_:][a-zA-Z0-9_:]*$'"
         f" OR {SCHEMA}.selector_matches({conditions}, {of}metric, {of}labels))"
     )

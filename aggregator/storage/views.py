@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from aggregator.rollups.buckets import Ladder
 from aggregator.storage.bucket_ends import end_of_bucket
+from aggregator.storage.reader_views import KIND_OF_SERIES
 from aggregator.storage.tables import SCHEMA
 
 
@@ -91,7 +92,8 @@ SELECT
     s.labels ->> 'job' AS job,
     s.labels ->> 'instance' AS instance,
     f."values"[{place_in_frame}] AS value,
-    s.id AS series_id
+    s.id AS series_id,
+    {kind} AS kind
 FROM {schema}.series AS s
 JOIN {schema}.frame_maps AS m ON m.target_id = s.target_id
 CROSS JOIN LATERAL (SELECT array_position(m.series_ids, s.id) AS position OFFSET 0) AS place
@@ -133,7 +135,7 @@ WHERE r.tier_id = {tier_id} AND k.tier_id = {tier_id} AND among.places <> '{{}}'
 
 def create_samples_view(connection: Connection) -> None:
     """Make or renew the view `samples`."""
-    connection.execute(text(_SAMPLES_VIEW.format(schema=SCHEMA, place_in_frame=_PLACE_IN_FRAME)))
+    connection.execute(text(_SAMPLES_VIEW.format(schema=SCHEMA, place_in_frame=_PLACE_IN_FRAME, kind=KIND_OF_SERIES)))
 
 
 def create_tier_view(connection: Connection, view: TierView) -> None:

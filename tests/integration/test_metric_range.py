@@ -215,7 +215,7 @@ def test_the_open_interval_is_not_final_and_neither_is_one_with_a_dirty_bucket(l
     hour = live.now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
     minutes = [hour + timedelta(minutes=minute) for minute in range(20)]
     live.collect(target, {milliseconds(at): {GAUGE: 1.0} for at in minutes})
-    live.collect(target, {milliseconds(live.now - timedelta(minutes=2)): {GAUGE: 1.0}})
+    live.collect(target, {milliseconds(live.now - timedelta(seconds=70)): {GAUGE: 1.0}})
     live.roll_up()
 
     def is_final(interval_ms: int) -> list[bool]:

@@ -50,10 +50,13 @@ class Workers:
     def database(self) -> Database:
         return self.rollups[0].database
 
-    def play(self, script: Script) -> Scene:
+    def scene(self, script: Script) -> Scene:
+        """A script on sources of its own."""
+        return Scene.make(self.database, script, name=f"n{next(self.numbers)}")
+
+    def play(self, scene: Scene) -> None:
         """Let all of a script happen, again where the connection was lost too often, and roll up what is left."""
-        scene = Scene.make(self.database, script, name=f"n{next(self.numbers)}")
-        now = START
+        script, now = scene.script, START
         for count, arrival in enumerate(script.arrivals):
             now = max(now, from_milliseconds(arrival.at_ms))
             insist(partial(scene.store, arrival, self.stores[arrival.collector], now=now))
@@ -62,7 +65,6 @@ class Workers:
                     budget = LEASE if to_the_end else ONE_TRANSACTION
                     insist(partial(self.rollups[worker].run, lambda now=now: now, budget=budget))
         insist(partial(roll_up_all, self.rollups[0], now=now))
-        return scene
 
 
 @contextmanager
@@ -109,9 +111,10 @@ def profile(most_examples: int) -> settings:
 @profile(30)
 @given(script=scripts(start_ms=milliseconds(START), conflicts=True))
 def test_every_column_of_every_tier_equals_the_oracle(workers: Workers, script: Script) -> None:
+    scene = workers.scene(script)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(series, "CHURN_ALLOWANCE", script.churn_allowance)
-        scene = workers.play(script)
+        workers.play(scene)
     scene.assert_equals_oracle(workers.database)
 
 
@@ -123,7 +126,8 @@ def test_every_column_of_every_tier_equals_the_oracle(workers: Workers, script: 
 def test_numbers_are_right_whatever_becomes_of_a_commit(
     losing: LosingProxy, losing_workers: Workers, script: Script, losses: dict[int, Loss]
 ) -> None:
+    scene = losing_workers.scene(script)
     losing.expect(losses)
-    scene = losing_workers.play(script)
+    losing_workers.play(scene)
     losing.expect({})
     scene.assert_equals_oracle(losing_workers.database)

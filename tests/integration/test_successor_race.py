@@ -189,3 +189,17 @@ def test_increases_add_up_at_whatever_step_of_a_rollup_the_two_commit(race: Race
         for step, (late, following) in itertools.product(range(steps), TOGETHER + APART * (examples(1) > 1)):
             next_round(step + late, step + following)
     race.assert_right()
+
+
+def test_a_late_sample_with_the_value_of_the_one_before_still_changes_the_next_bucket(
+    installation: Installation,
+) -> None:
+    (target,) = installation.targets(1)
+    before, late, after = START, START + timedelta(seconds=50), START + timedelta(seconds=80)
+    for at, value in ((before, 5.0), (after, 11.0), (late, 5.0)):
+        installation.collect_two(target, at, c=value)
+        installation.now += timedelta(minutes=5)
+        installation.roll_up()
+    first, second = (installation.rows("metrics_1m")["c_total", "t0", START + place * BUCKET] for place in range(2))
+    assert (first["increase"], first["rate"]) == (0.0, 0.0)
+    assert (second["increase"], second["rate"]) == (6.0, 6.0 / 30)
