@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,12 @@ from aggregator.exposition.strict import END, declare
 
 #: A line's series, value and timestamp.
 _PARTS = 3
+#: So many lines of one series in a row are cut at once.
+_RUN = 16
+#: Timestamps that are remembered: those of a target, of some weeks.
+_MOST_TIMES = 200_000
+#: All bytes but those at which `bytes.split` divides, though only two of them are dividers here.
+_NO_BLANKS = bytes({*range(256)} - {*b" \n\t\r\v\f"})
 _END_LINE = b"\n" + END + b"\n"
 
 
@@ -28,6 +35,7 @@ class OpenMetricsHistory(HistoryReader):
     """
 
     has_ended: bool = False
+    _times: dict[bytes, int] = field(default_factory=dict)
 
     def read(self, block: bytes) -> Piece:
         """As any reader; a line that follows `# EOF` is damaged, and what comes after it is read on."""
@@ -43,16 +51,23 @@ class OpenMetricsHistory(HistoryReader):
 
     def cut(self, lines: Sequence[bytes]) -> Cut:
         """Series, value and timestamp stand between single spaces; a label may hold spaces too, so from the right."""
-        parts: list[list[bytes]] = [line.rsplit(b" ", 2) for line in lines]
-        heads: list[Hashable] = [part[0] for part in parts]
-        if sum(map(len, parts)) != _PARTS * len(parts):
-            heads = [part[0] if len(part) == _PARTS else None for part in parts]
-            parts = [part if len(part) == _PARTS else [b""] * _PARTS for part in parts]
-        return Cut(heads, [part[1] for part in parts], [part[2] for part in parts])
+        cut = Cut([], [], [])
+        place = 0
+        while place < len(lines):
+            place += _cut_run(lines, place, cut) or _cut_each(lines[place : place + _RUN], cut)
+        return cut
 
     def read_times(self, tokens: Sequence[bytes]) -> tuple[npt.NDArray[np.int64], list[int]]:
-        """Seconds, with decimals."""
-        return read_seconds(tokens)
+        """Seconds, with decimals. The series of a target share their timestamps, which are read once."""
+        known = list(map(self._times.get, tokens))
+        if None not in known:
+            return np.array(known, dtype=np.int64), []
+        at_ms, bad = read_seconds(tokens)
+        if not bad:
+            if len(self._times) > _MOST_TIMES:
+                self._times.clear()
+            self._times.update(zip(tokens, at_ms.tolist(), strict=True))
+        return at_ms, bad
 
     def read_line(self, line: bytes) -> StrictSample | None:
         """A sample, or a line that begins with `#`."""
@@ -71,6 +86,39 @@ class OpenMetricsHistory(HistoryReader):
         if rest == END or (self.has_ended and not rest):
             return None
         return Damage(self.line + 1, "truncated", "the file does not end with # EOF: it was cut off")
+
+
+def _cut_each(lines: Sequence[bytes], cut: Cut) -> int:
+    """Cut lines one by one; gives how many."""
+    for parts in [line.rsplit(b" ", 2) for line in lines]:
+        is_cut = len(parts) == _PARTS
+        cut.heads.append(parts[0] if is_cut else None)
+        cut.values.append(parts[1] if is_cut else b"")
+        cut.times.append(parts[2] if is_cut else b"")
+    return len(lines)
+
+
+def _cut_run(lines: Sequence[bytes], place: int, cut: Cut) -> int:
+    """Cut lines from a place on that have one head, all at once; gives how many, 0 where there are too few."""
+    head = lines[place].rsplit(b" ", 2)[0]
+    prefix = head + b" "
+    count = _RUN
+    if place + count > len(lines) or not lines[place + count - 1].startswith(prefix):
+        return 0
+    while place + 2 * count <= len(lines) and lines[place + 2 * count - 1].startswith(prefix):
+        count *= 2
+    run = lines[place : place + count]
+    begin = len(prefix)
+    tails = b"\n".join([line[begin:] for line in run])
+    # One space in each line, and what it divides is not empty: then there are two parts of each.
+    parts = tails.split()
+    is_whole = len(parts) == 2 * count and tails.translate(None, _NO_BLANKS) == (b" \n" * count)[:-1]
+    if not is_whole or not all(map(bytes.startswith, run, repeat(prefix))):
+        return 0
+    cut.heads.extend([head] * count)
+    cut.values.extend(parts[::2])
+    cut.times.extend(parts[1::2])
+    return count
 
 
 def _lines_after_end(block: bytes) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, delete, func, insert, literal, select, union_all
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, literal, select, union_all
 
 from aggregator.storage import tables
 
@@ -98,29 +98,64 @@ def take(connection: Connection, shard_id: int, *, now: datetime, most_buckets: 
     inputs in later statements: whatever is committed by then is in them, and a row that is not visible here stays in
     the ledger. Uses index: dirty_shard_id_bucket_idx.
     """
-    for is_backfill in (False, True):
-        oldest_or_newest_first = _DIRTY.c.bucket.desc() if is_backfill else _DIRTY.c.bucket
-        due = connection.execute(
-            select(_DIRTY.c.tier_id, _DIRTY.c.bucket)
-            .join(tables.tiers, tables.tiers.c.id == _DIRTY.c.tier_id)
-            .where(_DIRTY.c.shard_id == shard_id, _DIRTY.c.due <= now, _DIRTY.c.backfill.is_(is_backfill))
-            .group_by(_DIRTY.c.tier_id, _DIRTY.c.bucket, tables.tiers.c.step_seconds)
-            .order_by(tables.tiers.c.step_seconds, oldest_or_newest_first)
-            .limit(most_buckets)
-        ).all()
-        if due:
-            tier_id = due[0].tier_id
-            buckets = [row.bucket for row in due if row.tier_id == tier_id]
-            return Work(tier_id, is_backfill, _delete(connection, shard_id, tier_id, buckets))
+    tier_id, buckets = _due_live(connection, shard_id, now=now, most_buckets=most_buckets)
+    if buckets:
+        return Work(tier_id, backfill=False, targets=_delete(connection, shard_id, tier_id, buckets))
+    tier_id, buckets = _due_backfill(connection, shard_id, now=now, most_buckets=most_buckets)
+    if buckets:
+        # A live mark that was committed meanwhile stays: what follows from it must not wait behind a backfill.
+        targets = _delete(connection, shard_id, tier_id, buckets, _DIRTY.c.backfill)
+        return Work(tier_id, backfill=True, targets=targets)
     return None
 
 
+def _due_live(
+    connection: Connection, shard_id: int, *, now: datetime, most_buckets: int
+) -> tuple[int, list[datetime]]:
+    """The finest tier that has due live marks, and its oldest buckets; none where nothing is due."""
+    tiers = tables.tiers
+    due = connection.execute(
+        select(_DIRTY.c.tier_id, _DIRTY.c.bucket)
+        .join(tiers, tiers.c.id == _DIRTY.c.tier_id)
+        .where(_DIRTY.c.shard_id == shard_id, _DIRTY.c.due <= now, _DIRTY.c.backfill.is_(False))
+        .group_by(_DIRTY.c.tier_id, _DIRTY.c.bucket, tiers.c.step_seconds)
+        .order_by(tiers.c.step_seconds, _DIRTY.c.bucket)
+        .limit(most_buckets)
+    ).all()
+    tier_id = due[0].tier_id if due else 0
+    return tier_id, [row.bucket for row in due if row.tier_id == tier_id]
+
+
+def _due_backfill(
+    connection: Connection, shard_id: int, *, now: datetime, most_buckets: int
+) -> tuple[int, list[datetime]]:
+    """The finest tier that has due backfill marks, and its newest buckets; none where nothing is due.
+
+    Tier by tier, so that the index gives the newest buckets: a backfill has a million marks, and sorting all of them
+    for each transaction took longer than the transaction.
+    """
+    tier_ids = connection.execute(select(tables.tiers.c.id).order_by(tables.tiers.c.step_seconds, tables.tiers.c.id))
+    for tier_id in tier_ids.scalars().all():
+        buckets = connection.execute(
+            select(_DIRTY.c.bucket)
+            .where(_DIRTY.c.shard_id == shard_id, _DIRTY.c.tier_id == tier_id, _DIRTY.c.due <= now, _DIRTY.c.backfill)
+            .group_by(_DIRTY.c.bucket)
+            .order_by(_DIRTY.c.bucket.desc())
+            .limit(most_buckets)
+        )
+        if found := list(buckets.scalars()):
+            return tier_id, found
+    return 0, []
+
+
 def _delete(
-    connection: Connection, shard_id: int, tier_id: int, buckets: list[datetime]
+    connection: Connection, shard_id: int, tier_id: int, buckets: list[datetime], *conditions: ColumnElement[bool]
 ) -> dict[datetime, frozenset[int] | None]:
     statement = (
         delete(_DIRTY)
-        .where(and_(_DIRTY.c.shard_id == shard_id, _DIRTY.c.tier_id == tier_id, _DIRTY.c.bucket.in_(buckets)))
+        .where(
+            and_(_DIRTY.c.shard_id == shard_id, _DIRTY.c.tier_id == tier_id, _DIRTY.c.bucket.in_(buckets), *conditions)
+        )
         .returning(_DIRTY.c.bucket, _DIRTY.c.target_id)
     )
     found: dict[datetime, set[int | None]] = {bucket: set() for bucket in buckets}

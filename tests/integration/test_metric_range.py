@@ -63,7 +63,9 @@ def test_every_interval_is_what_the_samples_in_it_give(
     for kind, key in ((Kind.GAUGE, GAUGE), (Kind.COUNTER, COUNTER)):
         given = samples(kind)
         found = metric_range(past, key.metric, interval_ms)
-        starts = sorted({at // length_ms * length_ms for at in given})
+        # Whole weeks begin on Monday, as START does.
+        origin_ms = milliseconds(START) if length_ms == 7 * DAY_MS else 0
+        starts = sorted({(at - origin_ms) // length_ms * length_ms + origin_ms for at in given})
         assert [milliseconds(row["time"]) for row in found] == starts
         for row, start_ms in zip(found, starts, strict=True):
             assert row["tier"] == tier

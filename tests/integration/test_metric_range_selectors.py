@@ -102,7 +102,7 @@ def in_sql(session: Session, text: str) -> object:
         return str(error.diag.message_primary)
 
 
-@settings(max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(SELECTORS, SCRAPS, SELECTORS.map(lambda whole: whole[:-1])))
 @example(text="")
 @example(text="{}")
@@ -126,7 +126,7 @@ SERIES = [
 ]
 
 
-@settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=SELECTORS)
 def test_the_same_series_match(session: Session, text: str) -> None:
     try:

@@ -40,10 +40,15 @@ class Transaction:
 
     def run(self, work: ledger.Work) -> int:
         """Compute and write what was taken off the ledger, and mark what follows; gives the rows written."""
-        rows = 0
-        for span in spans(work.targets, self.tier.ladder, cells=self.cells):
-            rows += self._finest(work, span) if self.tier.is_finest else self._coarse(span)
-        return rows
+        if self.tier.is_finest:
+            return sum(self._finest(work, span) for span in spans(work.targets, self.tier.ladder, cells=self.cells))
+        parent = self.installation.tier(self.tier.parent_id or 0)
+        if parent is None:
+            return 0
+        # Of one block all children of a span are held at once: a month may be made of 5m.
+        children = round(self.tier.ladder.step / parent.ladder.step) * BLOCK_SERIES
+        found = spans(work.targets, self.tier.ladder, cells=max(self.cells, children))
+        return sum(self._coarse(parent, span) for span in found)
 
     def _finest(self, work: ledger.Work, span: Span) -> int:
         """From samples. Frames first, then places: a series that a frame has is registered, so it is placed here."""
@@ -54,8 +59,12 @@ class Transaction:
         stage = Finest(self.connection, self.tier, shape, self.slots, self.installation.lookback)
         computed = stage.compute(span, read)
         target_of = {frame.map_id: frame.target_id for bucket in read.values() for frame in bucket}
-        for after, cells in computed.successors.items():
-            self._mark(self.tier, after, due=self.now, target_ids=_targets(cells, shape, target_of))
+        after = [
+            ledger.Mark(self.tier.id, self.shard_id, bucket, self.now, target_id, self.backfill)
+            for bucket, cells in computed.successors.items()
+            for target_id in _targets(cells, shape, target_of)
+        ]
+        ledger.mark(self.connection, after, now=self.now)
         rows = self._store(shape.cells.grid, computed.changed)
         end_of = self.tier.ladder.end_of
         sampled = [SampledBucket(one.bucket, end_of(one.bucket), one.values, one.better) for one in computed.sampled]
@@ -93,11 +102,8 @@ class Transaction:
         self.complete_layouts.update(layouts)
         return layouts
 
-    def _coarse(self, span: Span) -> int:
+    def _coarse(self, parent: TierEntry, span: Span) -> int:
         """From the rollups of the tier that this one is built from, some blocks at a time."""
-        parent = self.installation.tier(self.tier.parent_id or 0)
-        if parent is None:
-            return 0
         rows = 0
         for grid in _slices(blocks.shard_grid(self.connection, self.shard_id), span, parent):
             stage = Coarse(self.connection, self.tier, parent, grid, self.slots)
@@ -126,15 +132,12 @@ class Transaction:
     def _mark_above(self, buckets: Iterable[datetime]) -> None:
         """Mark what the tiers that are built from this one have to merge again."""
         ends = {bucket: self.tier.ladder.end_of(bucket) for bucket in sorted(buckets)}
-        for above in self.installation.built_from(self.tier.id):
-            # A coarser bucket follows when its part has ended: an open hour is written at each 5m, not at each 1m.
-            for bucket, end in {above.ladder.start_of(start): end for start, end in ends.items()}.items():
-                self._mark(above, bucket, due=max(self.now, end), target_ids=[None])
-
-    def _mark(self, tier: TierEntry, bucket: datetime, *, due: datetime, target_ids: Iterable[int | None]) -> None:
-        marks: Iterator[ledger.Mark] = (
-            ledger.Mark(tier.id, self.shard_id, bucket, due, target_id, self.backfill) for target_id in target_ids
-        )
+        # A coarser bucket follows when its part has ended: an open hour is written at each 5m, not at each 1m.
+        marks = [
+            ledger.Mark(above.id, self.shard_id, bucket, max(self.now, end), None, self.backfill)
+            for above in self.installation.built_from(self.tier.id)
+            for bucket, end in {above.ladder.start_of(start): end for start, end in ends.items()}.items()
+        ]
         ledger.mark(self.connection, marks, now=self.now)
 
 

@@ -69,6 +69,19 @@ line = st.one_of(
     ),
     st.sampled_from(_OTHER),
 )
+#: Lines of one series in a row, as a dump has them, with now and then another one among them.
+runs = st.builds(
+    lambda series, count, value, odd, place: [
+        *(b"%s %s %d" % (series, value, number) for number in range(place % count)),
+        *odd,
+        *(b"%s %d.5 %d.25" % (series, number, number) for number in range(place % count, count)),
+    ],
+    st.sampled_from(_SERIES),
+    st.integers(1, 80),
+    st.sampled_from(_NUMBERS),
+    st.lists(line, max_size=1),
+    st.integers(0, 80),
+)
 
 
 def rows_of(reader: OpenMetricsHistory, blocks: list[bytes]) -> tuple[list[Row], list[Damage]]:
@@ -113,8 +126,9 @@ def strict_rows(lines: list[bytes]) -> tuple[list[Row], list[int]]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(line, max_size=30), st.integers(0, 30))
-def test_the_fast_path_reads_what_the_strict_one_reads(lines: list[bytes], split: int) -> None:
+@given(st.lists(st.one_of(line.map(lambda one: [one]), runs), max_size=20), st.integers(0, 60))
+def test_the_fast_path_reads_what_the_strict_one_reads(stretches: list[list[bytes]], split: int) -> None:
+    lines = [text for stretch in stretches for text in stretch]
     blocks = [b"".join(text + b"\n" for text in part) for part in (lines[:split], lines[split:])]
     # Once more, so that every series is known and the fast path takes what it can.
     found, damages = rows_of(OpenMetricsHistory(Limits()), [*blocks, b"".join(blocks)])
@@ -125,6 +139,16 @@ def test_the_fast_path_reads_what_the_strict_one_reads(lines: list[bytes], split
 
 def read(text: bytes, limits: Limits | None = None) -> Piece:
     return OpenMetricsHistory(limits or Limits()).read(text)
+
+
+@pytest.mark.parametrize("blank", [b"\t", b"\r", b"\v", b"\f", b"\n"])
+def test_blanks_that_are_no_dividers_do_not_shift_the_parts_of_a_run(blank: bytes) -> None:
+    lines = [b"a 1 %d" % number for number in range(64)]
+    lines[20:22] = [b"a 1" + blank + b"2 3", b"a 4 "]
+    found, damages = rows_of(OpenMetricsHistory(Limits()), [b"".join(text + b"\n" for text in lines)] * 2)
+    expected, damaged = strict_rows(b"\n".join(lines * 2).split(b"\n"))
+    assert found == expected
+    assert [damage.line for damage in damages] == damaged
 
 
 def test_seconds_with_decimals_become_milliseconds() -> None:
