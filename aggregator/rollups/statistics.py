@@ -46,6 +46,10 @@ class Statistics:
         values["last_at"] = np.zeros(shape, dtype=np.int64)
         return cls(**values)
 
+    def __getitem__(self, place: int) -> Statistics:
+        """The statistics at a place of the first axis; no copy."""
+        return Statistics(**{field.name: getattr(self, field.name)[place] for field in fields(self)})
+
     def at(self, cells: Integers) -> Statistics:
         """The statistics of some series: `cells` counts through the arrays as if each were one row; shape (n,)."""
         return Statistics(**{field.name: getattr(self, field.name).reshape(-1)[cells] for field in fields(self)})

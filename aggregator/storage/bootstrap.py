@@ -11,7 +11,7 @@ from aggregator.config.model import Settings
 from aggregator.storage.announce import should_publish
 from aggregator.storage.engine import Database
 from aggregator.storage.migrate import upgrade
-from aggregator.storage.publish import create_views, publish
+from aggregator.storage.publish import create_views, ensure_tiers, publish
 
 
 def bring_up(url: str, settings: Settings, *, now: datetime) -> bool:
@@ -26,7 +26,8 @@ def bring_up(url: str, settings: Settings, *, now: datetime) -> bool:
         if should_publish(connection, settings, config_hash=digest):
             publish(connection, settings, config_hash=digest, now=now)
             return True
-        create_views(connection, settings)  # their text may be newer than the database's
+        ensure_tiers(connection)  # these and the views may be newer than the database's
+        create_views(connection, settings)
         return False
 
     database = Database.connect(url, application="aggregator migrate")

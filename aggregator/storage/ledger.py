@@ -109,9 +109,7 @@ def take(connection: Connection, shard_id: int, *, now: datetime, most_buckets: 
     return None
 
 
-def _due_live(
-    connection: Connection, shard_id: int, *, now: datetime, most_buckets: int
-) -> tuple[int, list[datetime]]:
+def _due_live(connection: Connection, shard_id: int, *, now: datetime, most_buckets: int) -> tuple[int, list[datetime]]:
     """The finest tier that has due live marks, and its oldest buckets; none where nothing is due."""
     tiers = tables.tiers
     due = connection.execute(

@@ -81,8 +81,17 @@ def forget_missing(
     )
 
 
-def forget(connection: Connection, *, table_name: str, tier_id: int, start: datetime) -> None:
-    """Delete what was noted of a partition that is dropped. Uses index: partition_writes_pkey."""
+def forget(
+    connection: Connection, *, table_name: str, tier_id: int, start: datetime, before: datetime | None = None
+) -> None:
+    """Delete what was noted of a partition that is dropped, all of it or only what is older than `before`.
+
+    What was noted later is of somebody who waits for the drop and then makes the partition anew. Uses index:
+    partition_writes_pkey.
+    """
+    older = [_TABLE.c.last_written < before] if before is not None else []
     connection.execute(
-        delete(_TABLE).where(_TABLE.c.table_name == table_name, _TABLE.c.tier_id == tier_id, _TABLE.c.start == start)
+        delete(_TABLE).where(
+            _TABLE.c.table_name == table_name, _TABLE.c.tier_id == tier_id, _TABLE.c.start == start, *older
+        )
     )

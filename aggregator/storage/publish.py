@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from aggregator.config.duration import format_duration
-from aggregator.config.ladder import lineages, parents
+from aggregator.config.ladder import longest_bucket, parents
 from aggregator.config.model import Settings, Source, Summary, Tier
 from aggregator.errors import UsageError
 from aggregator.rollups.buckets import Ladder, offset_of
@@ -92,7 +92,7 @@ def _publish_tiers(connection: Connection, tiers: Sequence[Tier], *, now: dateti
     names = [tier.name for tier in tiers]
     complete_since = _incomplete(connection, names, now=now)
     connection.execute(update(tables.tiers).where(tables.tiers.c.name.not_in(names)).values(active=False))
-    parent_of = parents(tiers)
+    parent_of = _parents(connection, tiers)
     ids: dict[str, int] = {}
     _refuse_other_buckets(connection, tiers)
     for tier in sorted(tiers, key=lambda tier: tier.step):
@@ -120,11 +120,30 @@ def _incomplete(connection: Connection, names: Sequence[str], *, now: datetime) 
     return {name: {"complete_since": now} for name in names if name not in active}
 
 
+def _parents(connection: Connection, tiers: Sequence[Tier]) -> dict[str, Tier | None]:
+    """The tier that each one is built from; None: from samples.
+
+    One that has rollups stays with what it was built from: a tier that has just come has only the newest parts of its
+    buckets, and what is merged from those would be worse (ledger rule 5).
+    """
+    parent_of = parents(tiers)
+    by_name = {tier.name: tier for tier in tiers}
+    table, parent = tables.tiers, tables.tiers.alias()
+    statement = select(table.c.name, parent.c.name.label("parent")).outerjoin(parent, parent.c.id == table.c.parent_id)
+    for row in connection.execute(statement.where(_HAS_ROLLUPS, table.c.name.in_(list(by_name)))):
+        if row.parent is None:
+            parent_of[row.name] = None
+        elif (before := by_name.get(row.parent)) is not None and before.retention >= longest_bucket(by_name[row.name]):
+            parent_of[row.name] = before
+    return parent_of
+
+
+_HAS_ROLLUPS = select(tables.rollup.c.tier_id).where(tables.rollup.c.tier_id == tables.tiers.c.id).exists()
+
+
 def _refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None:
     """A tier that has rollups keeps its buckets: old and new ones would overlap, and count the same samples twice."""
-    table, rollup = tables.tiers, tables.rollup
-    has_rollups = select(rollup.c.tier_id).where(rollup.c.tier_id == table.c.id).exists()
-    stored = {row.name: row for row in connection.execute(select(table).where(has_rollups))}
+    stored = {row.name: row for row in connection.execute(select(tables.tiers).where(_HAS_ROLLUPS))}
     for tier in tiers:
         before = stored.get(tier.name)
         if before and (before.step_seconds, before.timezone) != (tier.step.total_seconds(), tier.timezone):
@@ -159,13 +178,13 @@ def create_views(connection: Connection, settings: Settings) -> None:
     views.create_samples_view(connection)
     reader_views.create_reader_views(connection)
     ids = dict(connection.execute(select(tables.tiers.c.name, tables.tiers.c.id)).all())
-    lineage_of = lineages(settings.tiers)
+    parent_of = dict(connection.execute(select(tables.tiers.c.id, tables.tiers.c.parent_id)).all())
     of_tiers = [
         views.TierView(
             tier_id=ids[tier.name],
             name=tier.name,
             ladder=_ladder(tier),
-            built_from=tuple(ids[name] for name in lineage_of[tier.name]),
+            built_from=tuple(_lineage(ids[tier.name], parent_of)),
             lateness_seconds=settings.lateness.total_seconds(),
         )
         for tier in settings.tiers
@@ -179,15 +198,27 @@ def create_views(connection: Connection, settings: Settings) -> None:
     reader_role.renew_grants(connection)
 
 
+def _lineage(tier_id: int | None, parent_of: Mapping[int, int | None]) -> Iterator[int]:
+    """A tier and those that it is built from, coarsest first."""
+    while tier_id is not None:
+        yield tier_id
+        tier_id = parent_of[tier_id]
+
+
+def ensure_tiers(connection: Connection) -> None:
+    """Make the tables of every tier that was ever published: a newer version may have more of them."""
+    for row in connection.execute(select(tables.tiers.c.id, tables.tiers.c.name)).all():
+        partitions.ensure_tier(connection, tier_id=row.id, tier_name=row.name)
+
+
 def ensure_partitions(connection: Connection, settings: Settings, *, now: datetime) -> int:
     """Make the partitions from the oldest sample that is accepted to `AHEAD`; gives how many were missing."""
     since = now - settings.sample_retention
     made = partitions.ensure(connection, partitions.SAMPLES, since=since, until=now + AHEAD)
     made += partitions.ensure(connection, partitions.COLLECTIONS, since=now, until=now + AHEAD)
-    ids = dict(connection.execute(select(tables.tiers.c.name, tables.tiers.c.id)).all())
-    parent_of = parents(settings.tiers)
+    parent_of = dict(connection.execute(select(tables.tiers.c.name, tables.tiers.c.parent_id)).all())
+    ensure_tiers(connection)
     for tier in settings.tiers:
-        partitions.ensure_tier(connection, tier_id=ids[tier.name], tier_name=tier.name)
         partitioned = partitions.rollup_partitions(tier.name, tier.step, is_finest=parent_of[tier.name] is None)
         made += partitions.ensure(connection, partitioned, since=_ladder(tier).start_of(since), until=now + AHEAD)
         sketches = partitions.sketch_partitions(partitioned)

@@ -79,7 +79,13 @@ def drop_unless_needed(
     if held is not None:
         return held
     partitions.drop(connection, partitioned, partition)
-    partition_writes.forget(connection, table_name=needs.table_name, tier_id=needs.tier_id, start=partition.start)
+    partition_writes.forget(
+        connection,
+        table_name=needs.table_name,
+        tier_id=needs.tier_id,
+        start=partition.start,
+        before=needs.written_since,
+    )
     table = tables.retained
     values = {"dropped_before": partition.end}
     statement = insert(table).values(table_name=needs.table_name, tier_id=needs.tier_id, **values)

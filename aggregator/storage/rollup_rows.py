@@ -60,7 +60,7 @@ def read_rollups(
 
     `only` leaves out statistics that the caller does not need. Uses index: rollup_pkey.
     """
-    found: dict[datetime, Stored] = {}
+    found: list[tuple[tuple[str, ...], Rows]] = []
     for counters in (False, True):
         ids = grid.block_ids[grid.is_counter == counters]
         wanted = tuple(name for name in _names(is_counter=counters, is_finest=is_finest) if name in only)
@@ -73,9 +73,8 @@ def read_rollups(
             _TABLE.c.bucket >= since,
             _TABLE.c.bucket < until,
         )
-        for rows in grouped(copy_out(connection, query), _TABLE, names):
-            _scatter(found, rows, wanted, grid.block_ids)
-    return dict(sorted(found.items()))
+        found += [(wanted, rows) for rows in grouped(copy_out(connection, query), _TABLE, names)]
+    return _by_bucket(found, grid.block_ids)
 
 
 def _column(name: str) -> ColumnElement[Any]:
@@ -87,21 +86,28 @@ def _column(name: str) -> ColumnElement[Any]:
     return func.coalesce(column, unknown).label(name)
 
 
-def _scatter(
-    found: dict[datetime, Stored], rows: Rows, wanted: tuple[str, ...], block_ids: npt.NDArray[np.int64]
-) -> None:
-    lines = np.searchsorted(block_ids, rows.columns["block_id"])
-    for wire_bucket in np.unique(rows.columns["bucket"]):
-        here = rows.columns["bucket"] == wire_bucket
-        bucket = from_wire_instant(int(wire_bucket))
-        if bucket not in found:
-            found[bucket] = Stored.nothing(len(block_ids))
-        stored = found[bucket]
-        stored.has_row[lines[here]] = True
-        stored.slots_due[lines[here]] = rows.columns["slots_due"][here]
+def _by_bucket(
+    found: Sequence[tuple[tuple[str, ...], Rows]], block_ids: npt.NDArray[np.int64]
+) -> dict[datetime, Stored]:
+    """Rows with the statistics that they carry, laid out by bucket; all buckets lie in arrays of their own together."""
+    if not found:
+        return {}
+    buckets = np.unique(np.concatenate([rows.columns["bucket"] for _, rows in found]))
+    shape = (len(buckets), len(block_ids))
+    statistics = Statistics.empty((*shape, BLOCK_SERIES))
+    has_row, slots_due = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.int64)
+    for wanted, rows in found:
+        bucket = np.searchsorted(buckets, rows.columns["bucket"])
+        block = np.searchsorted(block_ids, rows.columns["block_id"])
+        has_row[bucket, block] = True
+        slots_due[bucket, block] = rows.columns["slots_due"]
         for name in wanted:
-            values = rows.columns[name][here]
-            getattr(stored.statistics, name)[lines[here], : values.shape[1]] = values
+            values = rows.columns[name]
+            getattr(statistics, name)[bucket, block, : values.shape[1]] = values
+    return {
+        from_wire_instant(int(start)): Stored(statistics[place], has_row[place], slots_due[place])
+        for place, start in enumerate(buckets)
+    }
 
 
 @dataclass(frozen=True)
@@ -127,40 +133,47 @@ def write_rollups(connection: Connection, rows: TierRows, changed: Sequence[Chan
 
     The caller holds the shard's lock, so `rollups.has_row` stays true.
     """
-    fresh = [part for one in changed for part in _encoded(rows, one, one.lines & ~one.rollups.has_row)]
-    if fresh:
-        copy_in(connection, 'aggregator."rollup"', _ALL_NAMES, fresh)
+    fresh = [(one, one.lines & ~one.rollups.has_row) for one in changed]
+    if parts := _encoded(rows, fresh):
+        copy_in(connection, 'aggregator."rollup"', _ALL_NAMES, parts)
     _replace(connection, rows, [one for one in changed if (one.lines & one.rollups.has_row).any()])
     return sum(int(np.count_nonzero(one.lines)) for one in changed)
 
 
-def _encoded(rows: TierRows, changed: Changed, chosen: npt.NDArray[np.bool_]) -> list[bytes]:
+def _encoded(tier: TierRows, chosen: Sequence[tuple[Changed, npt.NDArray[np.bool_]]]) -> list[bytes]:
     """The chosen lines as COPY data, grouped by kind and by how many positions of a block are in use."""
-    if not chosen.any():
+    chosen = [(one, lines) for one, lines in chosen if lines.any()]
+    if not chosen:
         return []
+    keys = _keys(tier, chosen)
+    is_counter = np.concatenate([tier.grid.is_counter[lines] for _, lines in chosen])
+    used = _used_positions(_gathered(chosen, "count"))
     parts: list[bytes] = []
-    grid, statistics = rows.grid, changed.rollups.statistics
-    used = _used_positions(statistics.count)
     for counters in (False, True):
-        names = _names(is_counter=counters, is_finest=rows.is_finest)
-        of_kind = chosen & (grid.is_counter == counters)
-        for width in np.unique(used[of_kind]):
-            here = of_kind & (used == width)
-            columns = _keys(rows.tier_id, changed.bucket, grid.block_ids[here], changed.rollups.slots_due[here])
-            columns |= {name: getattr(statistics, name)[here, :width] for name in names}
+        if (is_counter != counters).all():
+            continue
+        names = _names(is_counter=counters, is_finest=tier.is_finest)
+        statistics = {name: _gathered(chosen, name) for name in names}
+        for width in np.unique(used[is_counter == counters]):
+            here = (is_counter == counters) & (used == width)
+            columns = {name: values[here] for name, values in keys.items()}
+            columns |= {name: values[here, :width] for name, values in statistics.items()}
             parts.append(encode(_TABLE, _ALL_NAMES, Rows(columns)))
     return parts
 
 
-def _keys(
-    tier_id: int, bucket: datetime, block_ids: npt.NDArray[np.int64], slots_due: npt.NDArray[np.int64]
-) -> dict[str, npt.NDArray[Any]]:
-    count = len(block_ids)
+def _gathered(chosen: Sequence[tuple[Changed, npt.NDArray[np.bool_]]], name: str) -> npt.NDArray[Any]:
+    """One statistic of all chosen lines; shape (lines, 64)."""
+    return np.concatenate([getattr(one.rollups.statistics, name)[lines] for one, lines in chosen])
+
+
+def _keys(tier: TierRows, chosen: Sequence[tuple[Changed, npt.NDArray[np.bool_]]]) -> dict[str, npt.NDArray[Any]]:
+    counts = [np.count_nonzero(lines) for _, lines in chosen]
     return {
-        "bucket": np.repeat(wire_instants([bucket]), count),
-        "block_id": block_ids,
-        "slots_due": slots_due,
-        "tier_id": np.full(count, tier_id),
+        "bucket": np.repeat(wire_instants([one.bucket for one, _ in chosen]), counts),
+        "block_id": np.concatenate([tier.grid.block_ids[lines] for _, lines in chosen]),
+        "slots_due": np.concatenate([one.rollups.slots_due[lines] for one, lines in chosen]),
+        "tier_id": np.full(sum(counts), tier.tier_id),
     }
 
 
@@ -194,7 +207,7 @@ def _replace(connection: Connection, rows: TierRows, changed: Sequence[Changed])
     if not changed:
         return
     connection.execute(_STAGING)
-    staged = [part for one in changed for part in _encoded(rows, one, one.lines & one.rollups.has_row)]
+    staged = _encoded(rows, [(one, one.lines & one.rollups.has_row) for one in changed])
     copy_in(connection, "pg_temp.rollup_staging", _ALL_NAMES, staged)
     for one in changed:
         ids = rows.grid.block_ids[one.lines & one.rollups.has_row].tolist()

@@ -39,7 +39,8 @@ def register(
     """Register series and append the missing ones to the target's frame map, under the target's lock.
 
     After much churn the target gets a new map; with `keep_map` only where it has none: old samples tell nothing of
-    what is alive. This commits before any frame uses it. Uses indexes: series_target_id_identity_hash_key, frame_maps_pkey.
+    what is alive. This commits before any frame uses it. Uses indexes: series_target_id_identity_hash_key,
+    frame_maps_pkey.
     """
     targets, maps = tables.targets, tables.frame_maps
     map_id = connection.execute(

@@ -1,7 +1,8 @@
 """Whatever the samples, their order, lateness and repetition: every column of every tier equals the oracle.
 
-One session for each of two collectors and two rollup workers, one step after the other: what fails here shrinks. With
-AGGREGATOR_TEST_EFFORT=20 twenty times as many examples are tried. CONTRIBUTING.md says how long that takes.
+One session for each of two collectors and two rollup workers, one step after the other: what fails here shrinks. In the
+suite 30 scripts and 15 with lost COMMITs are tried, in about 20 s. With AGGREGATOR_TEST_EFFORT=12 it was 360 and 180,
+in 456 s and 140 s.
 """
 
 from __future__ import annotations

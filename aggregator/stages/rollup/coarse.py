@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,10 +43,11 @@ class Coarse:
         stored = self._read(self.tier, span.since, span.until)
         changed: list[Changed] = []
         merged: list[Merged] = []
+        by_bucket: defaultdict[datetime, dict[datetime, Stored]] = defaultdict(dict)
+        for start, child in children.items():
+            by_bucket[self.tier.ladder.start_of(start)][start] = child
         for bucket in span.buckets:
-            end = self.tier.ladder.end_of(bucket)
-            inside = {start: child for start, child in children.items() if bucket <= start < end}
-            if inside:
+            if inside := by_bucket.get(bucket):
                 before = stored.get(bucket) or Stored.nothing(len(self.grid.block_ids))
                 fresh = merge([child.statistics for child in inside.values()])
                 # Never worse: fewer samples than are stored means that not all children are there.
