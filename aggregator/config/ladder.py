@@ -36,14 +36,6 @@ def _parent(tier: Tier, ordered: list[Tier]) -> Tier | None:
     return finer[-1] if finer else None
 
 
-def lineages(tiers: Iterable[Tier]) -> dict[str, tuple[str, ...]]:
-    """For each tier's name, its own and those of the tiers that it is built from, coarsest first."""
-    result: dict[str, tuple[str, ...]] = {}
-    for name, parent in parents(tiers).items():
-        result[name] = (name, *(result[parent.name] if parent else ()))
-    return result
-
-
 def divides(finer: Tier, coarser: Tier) -> bool:
     """Whether every bucket of the coarser tier is made of whole buckets of the finer one."""
     if finer.step % _ONE_DAY == _ZERO or finer.months:

@@ -54,16 +54,19 @@ def rollup_partitions(tier_name: str, step: timedelta, *, is_finest: bool) -> Pa
     The finest tier is written once; the open bucket of a coarser one is rewritten, and half a page of room lets
     PostgreSQL do that without touching the index (HOT).
     """
-    if step <= timedelta(minutes=1):
-        width = _ONE_DAY
-    elif step <= timedelta(minutes=15):
-        width = timedelta(days=7)
-    elif step <= timedelta(hours=6):
-        width = timedelta(days=28)
-    else:
-        width = timedelta(days=364)
     storage = _INLINE if is_finest else f"{_INLINE}, fillfactor = 50"
-    return Partitioned(f"rollup_{tier_name}", width, storage, beside=f"sketch_{tier_name}")
+    return Partitioned(f"rollup_{tier_name}", width_of(step), storage, beside=f"sketch_{tier_name}")
+
+
+def width_of(step: timedelta) -> timedelta:
+    """How wide the partitions of a tier with this step are."""
+    if step <= timedelta(minutes=1):
+        return _ONE_DAY
+    if step <= timedelta(minutes=15):
+        return timedelta(days=7)
+    if step <= timedelta(hours=6):
+        return timedelta(days=28)
+    return timedelta(days=364)
 
 
 def sketch_partitions(of_rollups: Partitioned) -> Partitioned:

@@ -142,16 +142,23 @@ _HAS_ROLLUPS = select(tables.rollup.c.tier_id).where(tables.rollup.c.tier_id == 
 
 
 def _refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None:
-    """A tier that has rollups keeps its buckets: old and new ones would overlap, and count the same samples twice."""
-    stored = {row.name: row for row in connection.execute(select(tables.tiers).where(_HAS_ROLLUPS))}
+    """A tier that has rollups keeps its buckets: old and new ones would overlap, and count the same samples twice.
+
+    One that has none yet may change, save for a step that takes partitions of another width: it has some already.
+    """
+    stored = {
+        row.name: row for row in connection.execute(select(tables.tiers, _HAS_ROLLUPS.label("has_rollups"))).all()
+    }
     for tier in tiers:
         before = stored.get(tier.name)
-        if before and (before.step_seconds, before.timezone) != (tier.step.total_seconds(), tier.timezone):
-            step = format_duration(timedelta(seconds=before.step_seconds))
-            raise UsageError(
-                f"tier {tier.name} has rollups of {step} in {before.timezone}, which cannot be mixed"
-                " with others; give the new tier another name"
-            )
+        if before is None or (before.step_seconds, before.timezone) == (tier.step.total_seconds(), tier.timezone):
+            continue
+        step = timedelta(seconds=before.step_seconds)
+        what = f"{format_duration(step)} in {before.timezone}, which cannot be mixed with others"
+        if before.has_rollups:
+            raise UsageError(f"tier {tier.name} has rollups of {what}; give the new tier another name")
+        if partitions.width_of(step) != partitions.width_of(tier.step):
+            raise UsageError(f"tier {tier.name} has partitions for rollups of {what}; give the new tier another name")
 
 
 def _publish_summaries(connection: Connection, summaries: Sequence[Summary]) -> None:

@@ -46,6 +46,39 @@ def test_a_tier_that_becomes_the_finest_goes_on_from_the_rows_that_it_has(instal
     assert [increases[time] for time in sorted(increases)] == [55, 60, 60, 60]
 
 
+def test_a_tier_with_rollups_stays_built_from_what_has_all_parts_of_its_buckets(installation: Installation) -> None:
+    (target,) = installation.targets(1)
+
+    def go_on(minutes: range) -> None:
+        installation.now = START + timedelta(minutes=minutes.stop, seconds=10)
+        seconds = range(minutes.start * 60, minutes.stop * 60, 15)
+        installation.collect(target, {milliseconds(START) + 1_000 * second: {COUNTER: second} for second in seconds})
+        installation.roll_up()
+
+    go_on(range(20))
+    finer = Tier(name="10s", step=timedelta(seconds=10), retention=timedelta(days=2))
+    between = Tier(name="10m", step=timedelta(minutes=10), retention=timedelta(days=90))
+    publish_tiers(installation, (finer, *installation.settings.tiers, between))
+    installation.collect(target, {milliseconds(START) + 7_000: {COUNTER: 7.0}})
+    go_on(range(20, 60))
+    for view in ("metrics_1m", "metrics_5m", "metrics_1h", "metrics_1d"):
+        rows = installation.rows(view).values()
+        assert (sum(row["count"] for row in rows), sum(row["increase"] for row in rows)) == (241, 3_585), view  # type: ignore[misc] # numbers
+    since = START + timedelta(minutes=20)
+    whole = [row["count"] for (_, _, time), row in installation.rows("metrics_10m").items() if time >= since]
+    assert whole == [40, 40, 40, 40]
+
+
+def test_a_step_that_takes_other_partitions_is_refused_in_words(installation: Installation) -> None:
+    tier = Tier(name="x", step=timedelta(minutes=10), retention=timedelta(days=900))
+    publish_tiers(installation, (*installation.settings.tiers, tier))
+    alike = tier.model_copy(update={"step": timedelta(minutes=15)})
+    publish_tiers(installation, (*installation.settings.tiers, alike))
+    other = tier.model_copy(update={"step": timedelta(days=2)})
+    with pytest.raises(UsageError, match="tier x has partitions for rollups of 15m in UTC"):
+        publish_tiers(installation, (*installation.settings.tiers, other))
+
+
 def test_another_step_or_zone_is_refused_where_there_are_rollups(installation: Installation) -> None:
     tiers = installation.settings.tiers
     berlin = tuple(

@@ -42,6 +42,32 @@ def test_a_locked_shard_is_skipped_by_others_and_lets_rows_refer_to_it(
     assert other.run(lambda found: ledger.lock_shard(found, shard_id))
 
 
+def test_a_live_mark_that_comes_while_backfill_is_taken_stays_live(
+    installation: Installation, other: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (target,) = installation.targets(1)
+    installation.collect_two(target, START, g=1.0)
+    installation.now += timedelta(minutes=2)
+    (shard_id,) = other.run(lambda found: ledger.due_shards(found, now=installation.now))
+    other.run(lambda found: found.execute(tables.dirty.update().values(backfill=True)))
+    delete = ledger._delete
+
+    def collect_meanwhile(*arguments: Any) -> Any:
+        installation.collect_two(target, START + STEP, g=2.0)
+        return delete(*arguments)
+
+    monkeypatch.setattr(ledger, "_delete", collect_meanwhile)
+    with transaction(other.engine) as connection:
+        work = ledger.take(connection, shard_id, now=installation.now, most_buckets=9)
+    assert work == ledger.Work(work.tier_id if work else 0, backfill=True, targets={START: frozenset({target.id})})
+    assert [(bucket, of) for _, bucket, of in installation.marks()] == [(START, target.id)]
+    monkeypatch.undo()
+    installation.roll_up()
+    assert installation.rows("metrics_1m")["g", "t0", START]["sum"] == 3.0
+    with installation.database.engine.connect() as connection:
+        assert connection.execute(select(tables.dirty.c.backfill).distinct()).scalars().all() == [False]
+
+
 def test_two_rollups_at_once_share_the_shards_and_write_each_row_once(installation: Installation) -> None:
     targets = installation.targets(120)  # two shards
     for place, target in enumerate(targets):

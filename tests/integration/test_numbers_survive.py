@@ -2,7 +2,7 @@
 
 Two collectors and two rollup workers at once, as processes that die by SIGKILL at a given step or at any moment, and
 whose sessions are terminated by the server in the middle. Nothing here shrinks: the order of events is the machine's.
-In the suite 12 examples are tried, in about 12 s; with AGGREGATOR_TEST_EFFORT=12 it was 144, in 100 s, with 7 lives
+In the suite 12 examples are tried, in about 12 s; with AGGREGATOR_TEST_EFFORT=12 it was 144, in 250 s, with 5 lives
 lost in each on average.
 """
 

@@ -125,14 +125,17 @@ def test_what_was_stopped_anywhere_goes_on_where_it_was(installation: Installati
     spoil(installation)
     asked = ask(installation, "c_total")
 
-    def stop(progress: Progress) -> None:
-        if progress.fraction > stop_at:
-            raise KeyboardInterrupt
+    def stop_after(share: float) -> Callable[[Progress], None]:
+        def stop(progress: Progress) -> None:
+            if progress.fraction > share:
+                raise KeyboardInterrupt
 
-    for stop_at in (0.0, 0.4, 0.7):
+        return stop
+
+    for share in (0.0, 0.4, 0.7):
         (request,) = installation.database.run(lambda connection: recompute.requests_of(connection, "c_total"))
         with pytest.raises(KeyboardInterrupt):
-            run_all(installation, request, stop, "c_total")
+            run_all(installation, request, stop_after(share), "c_total")
     (request,) = installation.database.run(lambda connection: recompute.requests_of(connection, "c_total"))
     assert asked.since < request.marked_down_to < asked.until
     marked: list[datetime] = []

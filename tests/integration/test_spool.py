@@ -146,9 +146,17 @@ def test_what_lies_before_1970_or_in_the_future_is_refused_and_counted(tmp_path:
 
 def test_damage_is_skipped_and_counted_by_reason_where_that_is_asked_for(tmp_path: Path) -> None:
     damages: list[Damage] = []
-    path = written(tmp_path / "f", ["m 1 1", "m", "m 2 2", "x" * (spool_file.MOST_LINE_BYTES + spool_file.BLOCK_BYTES), "m 3 3"], end="m 4")
+    path = written(
+        tmp_path / "f",
+        ["m 1 1", "m", "m 2 2", "x" * (spool_file.MOST_LINE_BYTES + spool_file.BLOCK_BYTES), "m 3 3"],
+        end="m 4",
+    )
     state = spool_all(tmp_path / "spool", path, damaged=damages.append)
-    assert [(damage.line, damage.reason) for damage in damages] == [(2, "parse"), (4, "line_too_long"), (6, "truncated")]
+    assert [(damage.line, damage.reason) for damage in damages] == [
+        (2, "parse"),
+        (4, "line_too_long"),
+        (6, "truncated"),
+    ]
     assert state.damaged == {"parse": 1, "line_too_long": 1, "truncated": 1}
     assert [value for _, _, value in spooled(tmp_path / "spool")] == [1, 2, 3]
 

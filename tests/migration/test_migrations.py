@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from aggregator.storage import migrate
+from aggregator.stages.maintain import Maintain
+from aggregator.storage import migrate, partitions
+from aggregator.storage.bootstrap import bring_up
 from aggregator.storage.engine import make_engine
 from aggregator.storage.tables import SCHEMA, metadata
 from tests.installation import Installation, settings_for
@@ -110,3 +112,16 @@ def test_migrators_at_once_wait_for_each_other(empty_database_url: str) -> None:
     assert [migrator.returncode for migrator in migrators] == [0, 0, 0], said
     with connected(empty_database_url) as connection:
         assert differences(connection) == []
+
+
+def test_who_does_not_publish_still_makes_what_a_newer_version_needs(database_url: str, tmp_path: Path) -> None:
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    with closing(Installation(database_url, now, settings_for(tmp_path))) as installation:
+        database = installation.database
+        database.run(lambda found: found.execute(text("DROP TABLE aggregator.sketch_1m CASCADE")))
+        assert not bring_up(database_url, settings_for(tmp_path, AGGREGATOR_NODE="other"), now=now)
+        assert Maintain(database, "test").run(clock=lambda: now) is not None
+        found = database.run(
+            lambda found: partitions.existing(found, partitions.Partitioned("sketch_1m", timedelta(days=1)))
+        )
+    assert now.replace(hour=0) in [partition.start for partition in found]
