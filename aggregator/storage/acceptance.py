@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from aggregator.storage.reproducible import lost_buckets
 
 #: A sample may be so far ahead of our clock: that of its target may be wrong by as much.
 AHEAD_OF_NOW = timedelta(minutes=10)
+
+_ONE_DAY = timedelta(days=1)
 
 _Integers = npt.NDArray[np.int64]
 _Flags = npt.NDArray[np.bool_]
@@ -106,13 +109,32 @@ def _reach_lost(
     lookback = installation.lookback
     flags = np.zeros(len(at_ms), dtype=np.bool_)
     for tier in installation.finest:
-        buckets = list(_buckets(tier.ladder, np.unique(at_ms[below])))
-        reach = (buckets[0][0] - lookback, buckets[-1][1] + lookback)
-        lost = lost_buckets(connection, installation, target_id=target_id, since=reach[0], until=reach[1])
-        for start, end in buckets:
-            if any(first < end + lookback and last > start - lookback for first, last in lost):
-                flags |= (at_ms >= milliseconds(start)) & (at_ms < milliseconds(end))
+        buckets = _buckets(tier.ladder, np.unique(at_ms[below]))
+        # Day by day: what is stored of a large target in a month does not fit in memory.
+        for _, of_day in groupby(buckets, key=lambda bucket: (bucket[0] - EPOCH) // _ONE_DAY):
+            starts, ends = zip(*of_day, strict=True)
+            reach = (starts[0] - lookback, ends[-1] + lookback)
+            lost = lost_buckets(connection, installation, target_id=target_id, since=reach[0], until=reach[1])
+            flags |= _are_near(at_ms, lost, starts=starts, ends=ends, lookback=lookback)
     return flags
+
+
+def _are_near(
+    at_ms: _Integers,
+    lost: Sequence[tuple[datetime, datetime]],
+    *,
+    starts: Sequence[datetime],
+    ends: Sequence[datetime],
+    lookback: timedelta,
+) -> _Flags:
+    """Which instants lie in the buckets (ascending) that are less than the lookback away from any of the intervals."""
+    start, end = (np.array([milliseconds(edge) for edge in edges]) for edges in (starts, ends))
+    is_near = np.zeros(len(start), dtype=np.bool_)
+    for first, last in lost:
+        begin = np.searchsorted(end, milliseconds(first - lookback), side="right")
+        is_near[begin : np.searchsorted(start, milliseconds(last + lookback))] = True
+    line = np.searchsorted(start, at_ms, side="right") - 1
+    return np.asarray((line >= 0) & (at_ms < end[line]) & is_near[line])
 
 
 def _buckets(ladder: Ladder, at_ms: _Integers) -> Iterator[tuple[datetime, datetime]]:

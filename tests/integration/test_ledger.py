@@ -13,7 +13,7 @@ from sqlalchemy import func, insert, select, text
 
 from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
-from aggregator.stages.collect.store import SETTLE
+from aggregator.stages.collect.marking import SETTLE
 from aggregator.stages.rollup import Rollup
 from aggregator.storage import blocks, frames, ledger, tables
 from aggregator.storage.engine import Connection, Database, transaction
