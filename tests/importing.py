@@ -104,9 +104,6 @@ class Site:
 Sites = Callable[[str], Site]
 
 
-Sites = Callable[[str], Site]
-
-
 @contextmanager
 def making_sites(server: EmbeddedPostgres, template: str, folder: Path) -> Iterator[Sites]:
     """Makes sites by name, and drops their databases in the end."""

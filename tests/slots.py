@@ -24,7 +24,8 @@ TOOK = timedelta(milliseconds=200)
 def shard_of(connection: Connection, target: Target) -> int | None:
     """The target's own shard; None before its first collection."""
     statement = select(tables.targets.c.shard_id).where(tables.targets.c.id == target.id)
-    return connection.execute(statement).scalar_one()
+    shard_id: int | None = connection.execute(statement).scalar_one()
+    return shard_id
 
 
 def claim_slot(

@@ -31,7 +31,7 @@ from aggregator.storage.explain_facts import Facts
 
 Row = TypeVar("Row")
 
-#: Longer lists are cut: the first ones, the last ones, and all that are unusual stay.
+#: Longer lists are cut: the first ones, the last ones, and at most so many that are unusual stay.
 MOST_ROWS = 40
 KEPT_AT_AN_END = 8
 #: Without a terminal nobody's window limits a line, and a cut table would say less.
@@ -88,6 +88,8 @@ def _head(found: Explanation) -> Iterator[tuple[str, str]]:
     facts = found.facts
     yield "bucket", _bucket(facts)
     yield "series", _place(facts.series)
+    if found.inputs:
+        yield "made of", _made_of(found)
     yield "complete", _completeness(found)
     yield "final", "yes" if found.finality.is_final else "no: " + ("; ".join(found.finality.reasons) or "no rollup")
     for check in found.checks:
@@ -117,6 +119,12 @@ def _bucket(facts: Facts) -> str:
         local = " to ".join(instant.astimezone(ZoneInfo(zone)).isoformat() for instant in (facts.start, facts.end))
         text += f" ({local} in {zone})"
     return f"{text}, {length_of(facts).total_seconds():,.0f} s"
+
+
+def _made_of(found: Explanation) -> str:
+    stored = found.facts.rollup.count if found.facts.rollup is not None else 0
+    there = (f"{one.count:,} {'as' if one.source == 'samples' else 'in'} {one.source}" for one in found.inputs)
+    return f"{stored:,} samples; still there: {', '.join(there)}"
 
 
 def _completeness(found: Explanation) -> str:
@@ -171,7 +179,7 @@ def _sample_table(found: Explanation) -> Table:
     is_counter = found.facts.series.kind is Kind.COUNTER
     heads = ("time", "value", *(("adds", "after s") if is_counter else ()), "arrived", "")
     table = _table(*heads, right=("value", "adds", "after s"))
-    for sample in _shortened(found.samples, lambda one: bool(one.flags)):
+    for sample in _shortened(found.samples, lambda one: any(flag != "imported" for flag in one.flags)):
         table.add_row(*(_sample_cells(sample, is_counter=is_counter) if not isinstance(sample, str) else [sample]))
     return table
 
@@ -187,11 +195,13 @@ def _shortened(rows: Sequence[Row], is_kept: Callable[[Row], bool]) -> Iterator[
     if len(rows) <= MOST_ROWS:
         yield from rows
         return
-    left_out = 0
+    left_out, unusual = 0, 0
     for place, row in enumerate(rows):
-        if KEPT_AT_AN_END <= place < len(rows) - KEPT_AT_AN_END and not is_kept(row):
-            left_out += 1
-            continue
+        if KEPT_AT_AN_END <= place < len(rows) - KEPT_AT_AN_END:
+            if unusual == MOST_ROWS or not is_kept(row):
+                left_out += 1
+                continue
+            unusual += 1
         if left_out:
             yield f"... {left_out} more"
             left_out = 0

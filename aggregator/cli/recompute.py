@@ -136,6 +136,8 @@ def _described(progress: Progress) -> str:
 
 def _print(done: Done) -> None:
     typer.echo(f"{done.request.buckets_marked:,} buckets marked, {done.rows_changed:,} rollup rows changed")
+    for tier in done.completed:
+        typer.echo(f"{tier}: was added later, and has from now on all its buckets that could be made")
     for tier, kept in done.request.kept.items():
         span = f"from {_instant(kept.oldest)} to {_instant(kept.newest)}"
         typer.echo(f"{tier}: {kept.count:,} buckets {span} stay as they are: what they were made from is gone")

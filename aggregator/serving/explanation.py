@@ -13,7 +13,7 @@ from aggregator.rollups.buckets import floor_to
 from aggregator.serving.explanation_check import Check, checks_of
 from aggregator.stages.collect.marking import SETTLE
 from aggregator.storage.explain import StoredCollection, StoredSample
-from aggregator.storage.explain_facts import Facts
+from aggregator.storage.explain_facts import Facts, Level
 
 #: Names of what is unusual about a sample, and what each means; for the legend.
 FLAGS = {
@@ -21,6 +21,7 @@ FLAGS = {
     "first": "no earlier sample within the lookback: counts no difference",
     "reset": "the counter fell: it is taken to have begun anew at 0",
     "late": "came after its bucket was due to be rolled up",
+    "imported": "came by no collection: an import brought it",
 }
 
 
@@ -57,14 +58,24 @@ class MissedSlots:
 
 
 @dataclass(frozen=True)
+class Input:
+    """What is still there of what a rollup was made of: the samples that a finer tier counts, or `samples` as such."""
+
+    source: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Explanation:
     """A bucket of a series: the facts, and what follows from them.
 
-    `missed`: slots that should have been collected in the bucket. `notes`: what is not there, one sentence each.
+    `inputs`: the finer tiers from the coarsest down, then the samples; empty without a rollup. `missed`: slots that
+    should have been collected in the bucket. `notes`: what is not there or unusual, one sentence each.
     """
 
     facts: Facts
     samples: tuple[ExplainedSample, ...]
+    inputs: tuple[Input, ...]
     finality: Finality
     missed: tuple[MissedSlots, ...]
     checks: tuple[Check, ...]
@@ -99,6 +110,7 @@ def explain(facts: Facts) -> Explanation:
     return Explanation(
         facts=facts,
         samples=tuple(_explained_samples(facts)),
+        inputs=tuple(_inputs(facts)),
         finality=_finality(facts),
         missed=tuple(_in_a_row(_missed_slots(facts), facts.series.slots.interval)),
         checks=tuple(checks_of(facts)),
@@ -139,7 +151,7 @@ def _explained_samples(facts: Facts) -> Iterator[ExplainedSample]:
         flags = [
             *(["first"] if is_counter and not is_near else []),
             *(["reset"] if is_near and before is not None and sample.value < before.value else []),
-            *(["late"] if is_late(facts, sample) else []),
+            *_arrival_flags(facts, sample),
         ]
         seconds = (sample.at - before.at).total_seconds() if is_near and before is not None else None
         yield ExplainedSample(sample.at, sample.value, sample.received_at, delta, seconds, tuple(flags))
@@ -152,10 +164,29 @@ def _delta(before: StoredSample, sample: StoredSample) -> float | None:
     return delta if math.isfinite(delta) else None
 
 
+def _arrival_flags(facts: Facts, sample: StoredSample) -> Iterator[str]:
+    if sample.received_at in facts.imports:
+        yield "imported"
+    elif is_late(facts, sample):
+        yield "late"
+
+
 def is_late(facts: Facts, sample: StoredSample) -> bool:
     """Whether a sample came after its bucket in the finest tier was due to be rolled up."""
     ladder = facts.finest.ladder
     return sample.received_at > ladder.end_of(ladder.start_of(sample.at)) + SETTLE
+
+
+def _inputs(facts: Facts) -> Iterator[Input]:
+    if facts.rollup is None:
+        return
+    for level in facts.levels:
+        yield Input(level.tier.name, _counted(level))
+    yield Input("samples", len(facts.samples))
+
+
+def _counted(level: Level) -> int:
+    return sum(rollup.count for rollup in level.rollups)
 
 
 def _finality(facts: Facts) -> Finality:
@@ -171,7 +202,8 @@ def _open_reasons(facts: Facts) -> Iterator[str]:
         last = shown_instant(facts.end + lateness)
         yield f"samples may come late for {format_duration(lateness)} after its end, until {last}"
     if facts.marks:
-        yield f"{len(facts.marks)} marks of its time wait in the ledger of shard {facts.series.shard_id}"
+        waits = "1 mark of its time waits" if len(facts.marks) == 1 else f"{len(facts.marks):,} marks of its time wait"
+        yield f"{waits} in the ledger of shard {facts.series.shard_id}"
 
 
 def _missed_slots(facts: Facts) -> Iterator[datetime]:
@@ -179,7 +211,7 @@ def _missed_slots(facts: Facts) -> Iterator[datetime]:
     if facts.first_slot is None:
         return
     grid = facts.series.slots
-    claimed = {one.slot for one in facts.collections}
+    claimed = {one.slot for one in facts.collections if not one.by_hand}
     since = max(facts.slots_since, facts.first_slot, facts.collections_kept_since or facts.slots_since)
     # The newest slot may still be on its way.
     until = min(facts.end - grid.offset, facts.now - grid.offset - grid.interval)
@@ -210,15 +242,17 @@ def is_unusual(one: StoredCollection) -> bool:
 
 
 def _notes(facts: Facts) -> Iterator[str]:
+    stored = facts.rollup.count if facts.rollup is not None else None
     kept = facts.samples_kept_since
-    if kept is not None and kept > facts.start:
+    if kept is not None and kept > facts.start and (stored is None or len(facts.samples) < stored):
         yield f"samples before {shown_instant(kept)} are gone"
     elif facts.rollup is None and not facts.samples:
         yield "no sample of this series was stored in this bucket, so there is no number"
     elif facts.rollup is None:
         yield "it has samples that are not rolled up yet"
     for level in facts.levels:
-        if level.kept_since is not None and level.kept_since > facts.start:
+        is_cut = level.kept_since is not None and level.kept_since > facts.start
+        if level.kept_since is not None and is_cut and (stored is None or _counted(level) < stored):
             yield f"rollups of {level.tier.name} before {shown_instant(level.kept_since)} are gone"
     if facts.collections_kept_since is not None and facts.collections_kept_since > facts.start:
         yield f"what was collected before {shown_instant(facts.collections_kept_since)} is no longer known"

@@ -38,6 +38,7 @@ def document(found: Explanation) -> dict[str, Any]:
         "bucket": bucket(facts),
         "rollup": None if facts.rollup is None else {**facts.rollup.values, "slots_due": facts.rollup.slots_due},
         "derived": derived(facts),
+        "made_of": [asdict(one) for one in found.inputs],
         "completeness": found.completeness,
         "is_final": found.finality.is_final,
         "not_final_because": list(found.finality.reasons),

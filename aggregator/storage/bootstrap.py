@@ -27,7 +27,7 @@ def bring_up(url: str, settings: Settings, *, now: datetime) -> bool:
             publish(connection, settings, config_hash=digest, now=now)
             return True
         ensure_tiers(connection)  # these and the views may be newer than the database's
-        create_views(connection, settings)
+        create_views(connection)
         return False
 
     database = Database.connect(url, application="aggregator migrate")

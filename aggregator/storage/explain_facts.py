@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 
 from sqlalchemy import Connection
 
@@ -36,7 +37,8 @@ class Facts:
     `levels`: the tier that the bucket is built from, then the one that this is built from, down to the finest.
     `edge`: the series' last sample before the bucket, at most a lookback away; `edge_is_sample` False: its frame is
     gone, and a rollup of the finest tier still tells it. `arrivals`: collections that brought samples of the bucket but
-    whose slots are not in it. `marks_before`: marks of the finest tier within a lookback before the bucket, whose first
+    whose slots are not in it. `imports`: when samples of the bucket came while no collection went on, as far as
+    collections are known. `marks_before`: marks of the finest tier within a lookback before the bucket, whose first
     difference may change with them. Instants up to which something was dropped are None where nothing was.
     """
 
@@ -58,6 +60,7 @@ class Facts:
     runs: tuple[StoredRun, ...]
     collections: tuple[StoredCollection, ...]
     arrivals: tuple[StoredCollection, ...]
+    imports: frozenset[datetime]
     collections_kept_since: datetime | None
     first_slot: datetime | None
 
@@ -78,6 +81,8 @@ def gather(connection: Connection, series: SeriesEntry, *, tier: TierEntry, at: 
     samples = explain.read_samples(connection, series, since=start, until=end)
     edge, edge_is_sample = _edge(connection, series, installation, finest, start=start)
     collections = explain.collections_of(connection, series, since=start - series.slots.offset, until=end)
+    collections_kept_since = catalog.dropped_before(connection, "collections")
+    arrivals = _arrivals(connection, series, samples, collections)
     return Facts(
         series=series,
         tier=tier,
@@ -96,8 +101,9 @@ def gather(connection: Connection, series: SeriesEntry, *, tier: TierEntry, at: 
         marks_before=tuple(_marks_before(connection, series, installation, finest, start=start)),
         runs=tuple(explain.runs_of(connection, subject=f"{tier.name}:{series.shard_id}", bucket=start)),
         collections=tuple(collections),
-        arrivals=tuple(_arrivals(connection, series, samples, collections)),
-        collections_kept_since=catalog.dropped_before(connection, "collections"),
+        arrivals=tuple(_that_are_new(arrivals.values(), collections)),
+        imports=frozenset(_imports(arrivals, collections_kept_since)),
+        collections_kept_since=collections_kept_since,
         first_slot=explain.first_slot(connection, series),
     )
 
@@ -149,15 +155,33 @@ def _arrivals(
     series: SeriesEntry,
     samples: Sequence[StoredSample],
     collections: Sequence[StoredCollection],
+) -> dict[datetime, list[StoredCollection]]:
+    """When samples came outside of these collections, and the collections that went on then; only the first times."""
+    times = sorted({sample.received_at for sample in samples if not _is_within(sample, collections)})
+    return {
+        at: explain.collections_that_wrote(connection, series, at, longest=LONGEST_COLLECTION)
+        for at in times[:MOST_ARRIVALS]
+    }
+
+
+def _that_are_new(
+    found: Iterable[Sequence[StoredCollection]], collections: Sequence[StoredCollection]
 ) -> Iterator[StoredCollection]:
-    """The collections that brought samples and are none of those listed already."""
+    """The collections that are none of those listed already, once each."""
     known = {one.slot for one in collections}
-    arrivals = sorted({sample.received_at for sample in samples if not _is_within(sample, collections)})
-    for arrival in arrivals[:MOST_ARRIVALS]:
-        for one in explain.collections_that_wrote(connection, series, arrival, longest=LONGEST_COLLECTION):
-            if one.slot not in known:
-                known.add(one.slot)
-                yield one
+    for one in chain.from_iterable(found):
+        if one.slot not in known:
+            known.add(one.slot)
+            yield one
+
+
+def _imports(
+    arrivals: Mapping[datetime, Sequence[StoredCollection]], collections_kept_since: datetime | None
+) -> Iterator[datetime]:
+    """The times without a collection, where it would be known."""
+    for at, found in arrivals.items():
+        if not found and (collections_kept_since is None or at - LONGEST_COLLECTION >= collections_kept_since):
+            yield at
 
 
 def _is_within(sample: StoredSample, collections: Sequence[StoredCollection]) -> bool:

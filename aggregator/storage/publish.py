@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter
@@ -14,7 +14,17 @@ from aggregator.config.ladder import longest_bucket, parents
 from aggregator.config.model import Settings, Source, Summary, Tier
 from aggregator.errors import UsageError
 from aggregator.rollups.buckets import Ladder, offset_of
-from aggregator.storage import functions, partitions, range_functions, reader_role, reader_views, tables, views
+from aggregator.storage import (
+    catalog,
+    functions,
+    partitions,
+    range_functions,
+    reader_role,
+    reader_views,
+    tables,
+    views,
+)
+from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.claims import move_slots
 from aggregator.storage.quantiles import choose_sketched
 from aggregator.storage.range_points import RangeSettings
@@ -42,7 +52,7 @@ def publish(connection: Connection, settings: Settings, *, config_hash: str, now
     _publish_sources(connection, settings.sources, by=settings.node, now=now)
     _publish_tiers(connection, settings.tiers, now=now)
     _publish_summaries(connection, settings.summaries)
-    create_views(connection, settings)
+    create_views(connection)
     ensure_partitions(connection, settings, now=now)
 
 
@@ -178,38 +188,38 @@ def _ladder(tier: Tier) -> Ladder:
     return Ladder(tier.step, tier.timezone, months=tier.months)
 
 
-def create_views(connection: Connection, settings: Settings) -> None:
-    """Make or renew the views of all tiers."""
+def create_views(connection: Connection) -> None:
+    """Make or renew the functions, and the views of all tiers that are published, whoever published them."""
     functions.create_functions(connection)
     create_selector_functions(connection)
     views.create_samples_view(connection)
     reader_views.create_reader_views(connection)
-    ids = dict(connection.execute(select(tables.tiers.c.name, tables.tiers.c.id)).all())
-    parent_of = dict(connection.execute(select(tables.tiers.c.id, tables.tiers.c.parent_id)).all())
+    installation = catalog.read_installation(connection)
     of_tiers = [
         views.TierView(
-            tier_id=ids[tier.name],
+            tier_id=tier.id,
             name=tier.name,
-            ladder=_ladder(tier),
-            built_from=tuple(_lineage(ids[tier.name], parent_of)),
-            lateness_seconds=settings.lateness.total_seconds(),
+            ladder=tier.ladder,
+            built_from=tuple(_lineage(tier, installation)),
+            lateness_seconds=installation.lateness.total_seconds(),
         )
-        for tier in settings.tiers
+        for tier in installation.tiers
     ]
     for view in of_tiers:
         views.create_tier_view(connection, view)
         views.create_sketch_view(connection, tier_id=view.tier_id, name=view.name)
     views.create_rollups_view(connection, of_tiers)
     ranges = [TierRange(view.tier_id, view.ladder) for view in of_tiers]
-    range_functions.create_range_functions(connection, ranges, RangeSettings(settings.lateness, settings.lookback))
+    settings = RangeSettings(installation.lateness, installation.lookback)
+    range_functions.create_range_functions(connection, ranges, settings)
     reader_role.renew_grants(connection)
 
 
-def _lineage(tier_id: int | None, parent_of: Mapping[int, int | None]) -> Iterator[int]:
+def _lineage(tier: TierEntry | None, installation: Installation) -> Iterator[int]:
     """A tier and those that it is built from, coarsest first."""
-    while tier_id is not None:
-        yield tier_id
-        tier_id = parent_of[tier_id]
+    while tier is not None:
+        yield tier.id
+        tier = installation.tier(tier.parent_id or 0)
 
 
 def ensure_tiers(connection: Connection) -> None:

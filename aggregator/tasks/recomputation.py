@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from aggregator.config.selector import parse_selector
 from aggregator.stages.collect.marking import SETTLE
 from aggregator.stages.rollup import Rollup
-from aggregator.storage import catalog, ledger, recompute
+from aggregator.storage import added_tiers, catalog, ledger, recompute
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.engine import Connection, Database
 from aggregator.storage.recompute import Kept, Request, Scope
@@ -44,10 +45,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """What a recomputation did. `rows_changed`: rollup rows, counted while runs of the stage are kept."""
+    """What a recomputation did.
+
+    `rows_changed`: rollup rows, counted while runs of the stage are kept. `completed`: tiers that were added later and
+    have from now on all buckets that could be made.
+    """
 
     request: Request
     rows_changed: int
+    completed: tuple[str, ...]
 
 
 @dataclass
@@ -101,11 +107,14 @@ class Recomputation:
         now = self.clock()
         subjects = [f"{tier.name}:{shard_id}" for tier in installation.tiers for shard_id in scope.shard_ids]
 
-        def work(connection: Connection) -> int:
+        def work(connection: Connection) -> Done:
             recompute.finish(connection, request.id, now=now)
-            return recompute.rows_changed(connection, subjects, since=request.started_at)
+            is_whole = added_tiers.is_whole(connection, parse_selector(request.selector))
+            completed = added_tiers.complete(connection, installation, request) if is_whole else []
+            rows = recompute.rows_changed(connection, subjects, since=request.started_at)
+            return Done(request, rows, tuple(completed))
 
-        return Done(request, self.database.run(work))
+        return self.database.run(work)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select, text, update
 
 from aggregator.config.model import Tier
 from aggregator.errors import UsageError
@@ -14,7 +14,8 @@ from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
 from aggregator.storage import publish, tables
 from aggregator.storage.announce import announce
-from tests.installation import Installation, series_key
+from aggregator.storage.bootstrap import bring_up
+from tests.installation import Installation, series_key, settings_for
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 COUNTER = series_key("c_total", 0, Kind.COUNTER)
@@ -67,6 +68,21 @@ def test_a_tier_with_rollups_stays_built_from_what_has_all_parts_of_its_buckets(
     since = START + timedelta(minutes=20)
     whole = [row["count"] for (_, _, time), row in installation.rows("metrics_10m").items() if time >= since]
     assert whole == [40, 40, 40, 40]
+
+
+def test_a_migration_on_a_node_with_other_tiers_keeps_the_views_of_those_that_are_published(
+    installation: Installation, tmp_path: Path
+) -> None:
+    between = Tier(name="10m", step=timedelta(minutes=10), retention=timedelta(days=90))
+    publish_tiers(installation, (*installation.settings.tiers, between))
+    (target,) = installation.targets(1)
+    installation.collect(target, {milliseconds(START): {COUNTER: 1.0}})
+    installation.now += timedelta(minutes=20)
+    installation.roll_up()
+    assert not bring_up(installation.url, settings_for(tmp_path, AGGREGATOR_NODE="other"), now=installation.now)
+    with installation.database.engine.connect() as connection:
+        tiers = connection.execute(text("SELECT DISTINCT tier FROM aggregator.metric_rollups ORDER BY tier"))
+        assert tiers.scalars().all() == ["10m", "1h", "1m", "5m"]
 
 
 def test_a_step_that_takes_other_partitions_is_refused_in_words(installation: Installation) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from aggregator.stages.maintain import Maintain
-from aggregator.storage import catalog, frames, ledger, partitions, retention, tables
+from aggregator.storage import catalog, frames, ledger, partition_writes, partitions, retention, tables
 from aggregator.storage.engine import Connection, Database, transaction
 from aggregator.storage.partitions import SAMPLES
 from tests.installation import Installation
@@ -186,3 +186,27 @@ def test_a_late_sample_within_the_retention_is_taken_and_counted(installation: I
     installation.roll_up()
     for view in ("metrics_1m", "metrics_5m", "metrics_1h", "metrics_1d"):
         assert [row["sum"] for row in installation.rows(view).values()] == [4.0], view
+
+
+def test_what_an_importer_notes_while_the_partition_is_dropped_is_kept_for_what_it_writes_then(
+    installation: Installation, other: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = installation.database.run(catalog.read_installation)
+    day = START.replace(hour=0)
+    now = START + timedelta(days=9)
+    needs = retention.needs_of_samples(published, written_since=now - timedelta(days=2))
+    note = partial(partition_writes.note, partitioned=SAMPLES, instants=[day], table_name=SAMPLES.table, now=now)
+    drop = partitions.drop
+
+    def noted_meanwhile(*arguments: object) -> None:
+        other.run(note)
+        drop(*arguments)  # type: ignore[arg-type] # what it was called with
+
+    monkeypatch.setattr(partitions, "drop", noted_meanwhile)
+    old = next(
+        one for one in installation.database.run(partial(partitions.existing, partitioned=SAMPLES)) if one.start == day
+    )
+    work = partial(retention.drop_unless_needed, partitioned=SAMPLES, partition=old, needs=needs)
+    assert installation.database.run(work) is None
+    last_write = partial(partition_writes.last_write, table_name=SAMPLES.table, tier_id=0, start=day)
+    assert installation.database.run(last_write) == now

@@ -5,14 +5,19 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from sqlalchemy import select, update
 
-from aggregator.exposition.series import Kind
+from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
+from aggregator.stages.collect.history import History, HistoryStore
 from aggregator.stages.rollup import spans
+from aggregator.stages.rollup.coarse import Coarse, Merged
 from aggregator.storage import ledger, partitions, tables
+from aggregator.storage.blocks import BLOCK_SERIES
 from aggregator.storage.engine import Connection
+from aggregator.storage.rollup_rows import Changed
 from tests.installation import Installation, series_key
 
 START = datetime(2026, 3, 1, 10, tzinfo=UTC)
@@ -55,6 +60,30 @@ def test_spans_of_any_length_give_the_same_rows_bit_by_bit(
     installation.database.run(lambda connection: ledger.mark(connection, marks, now=installation.now))
     installation.roll_up()
     assert {view: installation.rows(view) for view in VIEWS} == before
+
+
+def test_so_many_coarse_buckets_are_merged_at_once_as_their_parts_fit(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges: list[timedelta] = []
+    compute = Coarse.compute
+
+    def watched(stage: Coarse, span: spans.Span) -> tuple[list[Changed], list[Merged]]:
+        if stage.tier.name == "1d":
+            ranges.append(span.until - span.since)
+        return compute(stage, span)
+
+    monkeypatch.setattr(Coarse, "compute", watched)
+    # Of days that are made of hours, a transaction takes many: a block has 24 cells for each of its 64 series.
+    monkeypatch.setattr(spans, "MOST_CELLS", 3 * 24 * BLOCK_SERIES)
+    store = HistoryStore(installation.database)
+    target = store.target("old", {"job": "old", "instance": "a"}, interval=MINUTE, now=installation.now)
+    at_ms = milliseconds(START - timedelta(days=100)) + np.arange(20) * 86_400_000
+    history = History((SeriesKey("g", target.labels, Kind.GAUGE),), np.zeros(20, dtype=np.int64), at_ms, np.ones(20))
+    store.store(target, history, now=installation.now)
+    installation.roll_up()
+    assert max(ranges) == timedelta(days=3)
+    assert [row["count"] for row in installation.rows("metrics_1d").values()] == [1] * 20
 
 
 def empty_rollups(connection: Connection) -> tuple[int, dict[str, int]]:

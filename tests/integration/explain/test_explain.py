@@ -3,115 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from aggregator.cli.app import run
-from aggregator.embedded.postgres import EmbeddedPostgres
-from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
 from aggregator.stages.maintain import Maintain
 from aggregator.stages.rollup import Rollup
 from aggregator.storage.engine import Database
-from tests.databases import create_database, database_of, drop_database
-from tests.installation import LONG, Installation, series_key, settings_for
-from tests.sessions import session
-from tests.slots import OFFSET, claim_slot, collect_slot, store
-
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
-STEP = 15 * SECOND
-COUNTER = series_key("requests_total", 0, Kind.COUNTER)
-GAUGE = series_key("temperature", 0, Kind.GAUGE)
-MANY = [series_key(f"many_{place}", 0, Kind.GAUGE) for place in range(11)]
-TEMPLATE = "explained_template"
-
-Typed = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
-    """Run `explain` in this process on the database at a URL; gives exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-
-    def call(url: str, selector: str, at: datetime, tier: str, *options: str) -> tuple[int, str, str]:
-        monkeypatch.setenv("AGGREGATOR_DATABASE_URL", url)
-        code = run(["explain", selector, "--at", at.isoformat(), "--tier", tier, *options])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
-
-
-def explained(typed: Typed, url: str, selector: str, at: datetime, tier: str) -> dict[str, Any]:
-    """The one explanation, as JSON."""
-    code, out, err = typed(url, selector, at, tier, "--json")
-    assert code == 0, err
-    found: list[dict[str, Any]] = json.loads(out)
-    (one,) = found
-    return one
-
-
-def make_past(made: Installation) -> None:
-    """A counter and a gauge from 11:59 to 12:06.
-
-    No slot at 12:01:45 and 12:02:00, the counter begins anew at 12:02:30, 12:03:00 is lost by one node and taken over
-    by another, and at 12:08 a sample of 12:02:02 comes.
-    """
-    (target,) = made.targets(1)
-    for place in range(-4, 24):
-        slot = START + place * STEP
-        values = {COUNTER: 500.0 + 10 * place if place < 10 else 5.0 * (place - 10), GAUGE: 20.0 + place % 3}
-        if place in (7, 8):
-            continue
-        if place == 12:
-            claim_slot(made, target, slot, now=slot + OFFSET, node="web2", lease=3 * SECOND)
-            made.now = slot + OFFSET + 4 * SECOND
-            store(made, target, claim_slot(made, target, slot, now=made.now, node="web1"), values)
-        else:
-            collect_slot(made, target, slot, values)
-        if place in (7, 19):
-            made.now += 10 * SECOND
-            made.roll_up()
-    made.now = START + 7 * MINUTE
-    made.roll_up()
-    made.now = START + 8 * MINUTE
-    made.collect(target, {milliseconds(START + 2 * MINUTE + OFFSET): {COUNTER: 583.0}})
-    made.collect(target, {milliseconds(START + 7 * MINUTE): dict.fromkeys(MANY, 1.0)})
-    made.now = START + 9 * MINUTE
-    made.roll_up()
-
-
-@pytest.fixture(scope="module")
-def past(
-    postgres_server: EmbeddedPostgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The URL of a database with that past, to be read or copied."""
-    url = create_database(postgres_server, TEMPLATE, template=migrated_template)
-    with closing(Installation(url, START - MINUTE, settings_for(tmp_path_factory.mktemp("explained")))) as made:
-        make_past(made)
-    yield url
-    drop_database(postgres_server, TEMPLATE)
-
-
-@pytest.fixture
-def copy(past: str, postgres_server: EmbeddedPostgres) -> Iterator[Database]:
-    """A copy of it that a test may change."""
-    assert past == database_of(postgres_server, TEMPLATE)
-    with session(create_database(postgres_server, "explained_copy", template=TEMPLATE)) as made:
-        yield made
-    drop_database(postgres_server, "explained_copy")
-
-
-def url_of(database: Database) -> str:
-    return database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+from tests.explained import DAY, GAUGE, MINUTE, START, Typed, explained, url_of
+from tests.installation import LONG, Installation, settings_for
 
 
 def test_a_reset_and_a_late_sample_are_named_and_the_sum_of_what_is_shown_is_what_is_stored(
@@ -190,7 +94,7 @@ def test_an_open_bucket_says_what_it_waits_for(copy: Database, typed: Typed) -> 
     hour = explained(typed, url_of(copy), "temperature", START, "1h")
     assert not hour["is_final"]
     assert {mark["tier"] for mark in hour["marks"]} == {"1h"}
-    assert "wait in the ledger of shard" in " ".join(hour["not_final_because"])
+    assert "1 mark of its time waits in the ledger of shard" in " ".join(hour["not_final_because"])
 
 
 def test_an_unknown_selector_finds_nothing_and_says_what_there_is(past: str, typed: Typed) -> None:
