@@ -61,35 +61,45 @@ class TargetEntry:
 
 
 def sync_targets(connection: Connection, source_id: int, entries: Sequence[TargetEntry], *, now: datetime) -> None:
-    """Make exactly these targets the active ones of a source. Uses index: targets_source_id_address_labels_key."""
+    """Make exactly these targets the active ones of a source; one that is right already is not touched, nor locked.
+
+    Uses index: targets_source_id_address_labels_key.
+    """
     table = tables.targets
-    ids: list[int] = []
-    for entry in entries:
-        statement = insert(table).values(
-            source_id=source_id,
-            node_id=entry.node_id,
-            address=entry.address,
-            labels=dict(entry.labels),
-            active=True,
-            created_at=now,
-        )
-        statement = statement.on_conflict_do_update(
-            index_elements=["source_id", "address", "labels"],
-            set_={"active": True, "node_id": entry.node_id},
-            where=(~table.c.active) | (table.c.node_id.is_distinct_from(entry.node_id)),
-        )
-        if (made := connection.execute(statement.returning(table.c.id)).scalar_one_or_none()) is None:
-            made = connection.execute(
-                select(table.c.id).where(
-                    table.c.source_id == source_id,
-                    table.c.address == entry.address,
-                    table.c.labels == dict(entry.labels),
-                )
-            ).scalar_one()
-        ids.append(made)
-    connection.execute(
-        update(table).where(table.c.source_id == source_id, table.c.active, table.c.id.not_in(ids)).values(active=False)
+    rows = connection.execute(select(table).where(table.c.source_id == source_id)).all()
+    stored = {(row.address, tuple(sorted(row.labels.items()))): row for row in rows}
+    wanted = {(entry.address, tuple(sorted(entry.labels))): entry for entry in entries}
+    gone = [row.id for key, row in stored.items() if row.active and key not in wanted]
+    changed = [
+        entry
+        for key, entry in wanted.items()
+        if (row := stored.get(key)) is None or not row.active or row.node_id != entry.node_id
+    ]
+    if changed or gone:
+        # As every writer of frames does: lock in the order of ids, so that two never wait for each other.
+        ids = [row.id for key, row in stored.items() if row.id in gone or wanted.get(key) in changed]
+        _lock(connection, ids)
+    for entry in changed:
+        _upsert(connection, source_id, entry, now=now)
+    if gone:
+        connection.execute(update(table).where(table.c.id.in_(gone)).values(active=False))
+
+
+def _lock(connection: Connection, target_ids: Sequence[int]) -> None:
+    """Uses index: targets_pkey."""
+    table = tables.targets
+    statement = select(table.c.id).where(table.c.id.in_(sorted(target_ids)))
+    connection.execute(statement.order_by(table.c.id).with_for_update(key_share=True))
+
+
+def _upsert(connection: Connection, source_id: int, entry: TargetEntry, *, now: datetime) -> None:
+    """Uses index: targets_source_id_address_labels_key."""
+    table = tables.targets
+    values = {"active": True, "node_id": entry.node_id}
+    statement = insert(table).values(
+        source_id=source_id, address=entry.address, labels=dict(entry.labels), created_at=now, **values
     )
+    connection.execute(statement.on_conflict_do_update(index_elements=["source_id", "address", "labels"], set_=values))
 
 
 @dataclass(frozen=True)

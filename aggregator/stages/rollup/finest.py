@@ -131,7 +131,8 @@ class Finest:
         dirty = np.zeros(len(is_counter), dtype=np.bool_)
         for map_id in {frame.map_id for frame in frames}:
             dirty[self.shape.columns[map_id]] = True
-        better = dirty & is_not_worse(fresh, stored, edge=edge, is_counter=is_counter)
+        could_lose_edge = is_counter & np.isnan(edge.last) & ~np.isinf(samples.values).any(axis=0)
+        better = dirty & is_not_worse(fresh, stored, could_lose_edge=could_lose_edge)
         moved = (stored.count == 0) | (fresh.last != stored.last) | (fresh.last_at != stored.last_at)
         last_changed = better & is_counter & (fresh.count > 0) & moved
         return _Step(fresh.where(better, stored), samples.values, dirty, better, last_changed)
@@ -160,13 +161,14 @@ class _Step:
 
 
 def is_not_worse(
-    fresh: Statistics, stored: Statistics, *, edge: Edge, is_counter: npt.NDArray[np.bool_]
+    fresh: Statistics, stored: Statistics, *, could_lose_edge: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
     """Where a result may replace what is stored (ledger rule 5); shape (n,).
 
     Samples are never taken away, so fewer than are stored means that some of them are gone; and the same samples
-    with less time covered, and nothing known before them, mean that the left edge is gone.
+    with less time covered mean that the left edge is gone. `could_lose_edge`: counters of which nothing is known before
+    the bucket, and whose samples are finite (a difference to an infinite one is not covered).
     """
     with np.errstate(invalid="ignore"):
-        lost_edge = is_counter & np.isnan(edge.last) & (fresh.covered < stored.covered)
+        lost_edge = could_lose_edge & (fresh.covered < stored.covered)
     return np.asarray((fresh.count > stored.count) | ((fresh.count == stored.count) & ~lost_edge))
