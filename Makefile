@@ -22,8 +22,9 @@ help: ## list the targets
 up: $(VENV)/up.stamp ## run everything on this machine: servers, worker, beat, exporter, web
 	@exec $(BIN)/aggregator up $(ARGS)
 
+# Every process of the suite starts servers of its own; tests of one file stay together.
 test: $(VENV)/dev.stamp ## run all tests with coverage; ARGS="-k words" narrows them
-	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/dev.stamp ## check style, types, import layers and shell scripts
 	$(BIN)/ruff check .
