@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from aggregator.rollups.buckets import SlotGrid
 from aggregator.storage import tables
+from aggregator.storage.frames import lock_targets
 
 #: A shard holds at most so many targets, or so many series, whichever comes first.
 SHARD_TARGETS = 100
@@ -78,18 +79,11 @@ def sync_targets(connection: Connection, source_id: int, entries: Sequence[Targe
     if changed or gone:
         # As every writer of frames does: lock in the order of ids, so that two never wait for each other.
         ids = [row.id for key, row in stored.items() if row.id in gone or wanted.get(key) in changed]
-        _lock(connection, ids)
+        lock_targets(connection, ids)
     for entry in changed:
         _upsert(connection, source_id, entry, now=now)
     if gone:
         connection.execute(update(table).where(table.c.id.in_(gone)).values(active=False))
-
-
-def _lock(connection: Connection, target_ids: Sequence[int]) -> None:
-    """Uses index: targets_pkey."""
-    table = tables.targets
-    statement = select(table.c.id).where(table.c.id.in_(sorted(target_ids)))
-    connection.execute(statement.order_by(table.c.id).with_for_update(key_share=True))
 
 
 def _upsert(connection: Connection, source_id: int, entry: TargetEntry, *, now: datetime) -> None:
