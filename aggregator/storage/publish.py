@@ -208,7 +208,7 @@ def create_views(connection: Connection) -> None:
     for view in of_tiers:
         views.create_tier_view(connection, view)
         views.create_sketch_view(connection, tier_id=view.tier_id, name=view.name)
-    views.create_rollups_view(connection, of_tiers)
+    views.create_blocks_view(connection, of_tiers)
     ranges = [TierRange(view.tier_id, view.ladder) for view in of_tiers]
     settings = RangeSettings(installation.lateness, installation.lookback)
     range_functions.create_range_functions(connection, ranges, settings)

@@ -11,18 +11,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from aggregator.storage.range_points import (
-    COMBINED_M2,
-    RangeSettings,
-    average,
-    deviation,
-    exact_points,
-    raw_points,
-    regrouped_points,
-    total,
-)
-from aggregator.storage.range_times import INTERVALS, TierRange, tier_functions
+from aggregator.storage.range_points import EXACT, RAW, REGROUPED, RangeSettings, point_functions, points
+from aggregator.storage.range_quantiles import quantile_functions
+from aggregator.storage.range_sums import COMBINED_M2, total
+from aggregator.storage.range_times import INTERVALS, RAW_ID, TierRange, tier_functions
 from aggregator.storage.selector_functions import selected_series
+from aggregator.storage.statistic_columns import average, deviation
 from aggregator.storage.tables import SCHEMA
 
 #: As in Prometheus.
@@ -80,15 +74,17 @@ $$
 # Called IMMUTABLE though it reads what is kept: so PostgreSQL knows the tier when it plans, and the plan has no other
 # (2 ms; with all tiers in it 16). What a plan that is kept goes by changes when a partition of its tier is dropped, and
 # then PostgreSQL plans anew. With arguments that it does not know yet, it leaves the other tiers out at execution.
+# `range_rollup_tier` leaves samples out, which have no sketches.
 # The coarsest tier that is no coarser than the interval, of those that are kept from the start on; where none of them
 # is, the finest that is kept so far back; where no tier is, the one that reaches back furthest. Of two with the same
 # step the one with a zone of its own, which somebody has asked for. 0 is samples.
-_TIER = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.range_tier(start timestamptz, interval_ms bigint) RETURNS smallint
+_TIER = """
+CREATE OR REPLACE FUNCTION {schema}.{name}(start timestamptz, interval_ms bigint) RETURNS smallint
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
     RETURN (
-        SELECT tier_id FROM {SCHEMA}.tiers_kept
+        SELECT tier_id FROM {schema}.tiers_kept
+        WHERE tier_id >= {least_id}
         ORDER BY greatest(kept_since, start), step_seconds * 1000 <= interval_ms DESC,
             CASE WHEN step_seconds * 1000 <= interval_ms THEN -step_seconds ELSE step_seconds END,
             timezone = 'UTC', tier_id
@@ -96,7 +92,24 @@ BEGIN
     );
 END
 $$
-"""  # noqa: S608 - our own schema
+"""
+_TIERS = (
+    _TIER.format(schema=SCHEMA, name="range_tier", least_id=RAW_ID),
+    _TIER.format(schema=SCHEMA, name="range_rollup_tier", least_id=RAW_ID + 1),
+)
+
+
+_FORM = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.range_form(start timestamptz, interval_ms bigint) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    tier constant smallint := {SCHEMA}.range_tier(start, interval_ms);
+BEGIN
+    RETURN CASE WHEN tier = {RAW_ID} THEN '{RAW}' WHEN interval_ms <= {SCHEMA}.range_step_ms(tier) THEN '{EXACT}'
+        ELSE '{REGROUPED}' END;
+END
+$$
+"""
 
 
 def _signature(columns: Sequence[_Column]) -> str:
@@ -110,57 +123,35 @@ def _named(columns: Sequence[_Column]) -> str:
 _ARGUMENTS = "selector text, start timestamptz, finish timestamptz, interval_ms bigint"
 
 
-def _points(settings: RangeSettings) -> str:
-    """SQL: a row for each series and interval, of the columns `POINT_COLUMNS`."""
-    selected = selected_series("$1")
-    return " UNION ALL ".join(
-        (
-            exact_points(selected=selected),
-            regrouped_points(settings, selected=selected),
-            raw_points(settings, selected=selected),
-        )
-    )
-
-
-def _metric_range(points: str) -> str:
-    return f"""
+_METRIC_RANGE = f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.metric_range({_ARGUMENTS}) RETURNS TABLE ({_signature(_RANGE_COLUMNS)})
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT {_named(_RANGE_COLUMNS)} FROM ({points}) AS points WHERE {SCHEMA}.range_check($2, $3, $4)
+    {points(_named(_RANGE_COLUMNS), by="NULL")}
 $$
-"""  # noqa: S608 - text of our own
+"""
 
-
-def _metric_range_by(points: str) -> str:
-    """Sums are added, and what follows from them is computed anew: nothing is an average of averages."""
-    return f"""
+# Sums are added, and what follows from them is computed anew: nothing is an average of averages.
+_METRIC_RANGE_BY = f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.metric_range_by({_ARGUMENTS}, by text[])
 RETURNS TABLE ({_signature(_BY_COLUMNS)})
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT
-        g.time, g.metric, g.labels, g.labels ->> 'job', g.labels ->> 'instance', g.series, g.count, g.sum,
+        g.time, g.metric, g.labels, g.job, g.instance, g.series, g.count, g.sum,
         {average("g.sum", "g.count")}, g.min, g.max, {deviation("g.m2", "g.count")}, g.increase, g.rate,
         least(1, g.count / nullif(g.slots_due, 0)), g.is_final, g.tier
     FROM (
         SELECT
-            points.time, own.metric, own.labels, count(*)::integer AS series, sum(points.count) AS count,
-            {total("points.sum")} AS sum, min(points.min) AS min, max(points.max) AS max,
-            {SCHEMA}.combined_m2(points.count, points.sum, points.m2) AS m2,
-            {total("points.increase")} AS increase, {total("points.rate", where="points.rate IS NOT NULL")} AS rate,
-            sum(points.slots_due) AS slots_due, bool_and(points.is_final) AS is_final, min(points.tier) AS tier
-        FROM ({points}) AS points
-        JOIN (
-            SELECT series_id, metric, coalesce(
-                (SELECT jsonb_object_agg(name, labels -> name) FROM unnest($5) AS name WHERE labels ? name), '{{}}'
-            ) AS labels
-            FROM {SCHEMA}.metric_series WHERE {selected_series("$1")} OFFSET 0
-        ) AS own ON own.series_id = points.series_id
-        WHERE {SCHEMA}.range_check($2, $3, $4)
-        GROUP BY points.time, own.metric, own.labels
+            time, min(metric) AS metric, (array_agg(labels))[1] AS labels, min(job) AS job, min(instance) AS instance,
+            count(*)::integer AS series,
+            sum(count) AS count, {total("sum")} AS sum, min(min) AS min, max(max) AS max,
+            {SCHEMA}.combined_m2(count, sum, m2) AS m2, {total("increase")} AS increase,
+            {total("rate", where="rate IS NOT NULL")} AS rate,
+            sum(slots_due) AS slots_due, bool_and(is_final) AS is_final, min(tier) AS tier
+        FROM ({points("*", by="coalesce($5, '{}')")}) AS points
+        GROUP BY time, group_id
     ) AS g
 $$
 """  # noqa: S608 - text of our own
-
 
 # By index, from name to name: there are far fewer metrics than series.
 _METRIC_NAMES = f"""
@@ -189,8 +180,7 @@ $$
 
 def create_range_functions(connection: Connection, tiers: Sequence[TierRange], settings: RangeSettings) -> None:
     """Make or renew the functions for these tiers, whose views are there; the caller holds the publisher's lock."""
-    points = _points(settings)
-    helpers = (*INTERVALS, *COMBINED_M2, _CHECK, _TIER, *tier_functions(tiers))
-    ranges = (_metric_range(points), _metric_range_by(points), _METRIC_NAMES, _LABEL_VALUES)
+    helpers = (*INTERVALS, *COMBINED_M2, _CHECK, *_TIERS, *tier_functions(tiers), _FORM, *point_functions(settings))
+    ranges = (_METRIC_RANGE, _METRIC_RANGE_BY, *quantile_functions(settings), _METRIC_NAMES, _LABEL_VALUES)
     for statement in (*helpers, *ranges):
         connection.execute(text(statement.replace(":", "\\:")))

@@ -16,6 +16,8 @@ _ONE_DAY = timedelta(days=1)
 _MILLISECOND = timedelta(milliseconds=1)
 #: What stands for samples where tiers have their ids.
 RAW_ID = 0
+#: SQL (timestamptz): the last instant before the end of a range, which is argument $3.
+LAST_INSTANT = f"{SCHEMA}.instant_before($3)"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Views beside those of the tiers, for readers' functions: series, how far back each tier is kept, dirty buckets."""
+"""Views beside those of the tiers, for functions: series, how far back tiers are kept, dirty buckets, sketches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ SELECT
     {KIND_OF_SERIES} AS kind,
     source.interval_seconds,
     source.offset_seconds,
-    s.id AS series_id
+    s.id AS series_id,
+    s.block_id,
+    s.position
 FROM {SCHEMA}.series AS s
 LEFT JOIN {SCHEMA}.targets AS target ON target.id = s.target_id
 LEFT JOIN {SCHEMA}.sources AS source ON source.id = target.source_id
@@ -47,8 +49,13 @@ CREATE OR REPLACE VIEW {SCHEMA}.buckets_dirty AS
 SELECT tier_id, shard_id, bucket AS time FROM {SCHEMA}.dirty
 """  # noqa: S608 - our own schema
 
+_BLOCK_SKETCHES = f"""
+CREATE OR REPLACE VIEW {SCHEMA}.block_sketches AS
+SELECT tier_id, block_id, bucket AS time, positions, keys, counts FROM {SCHEMA}.sketch
+"""  # noqa: S608 - our own schema
+
 
 def create_reader_views(connection: Connection) -> None:
     """Make or renew the views; the caller holds the publisher's lock."""
-    for statement in (_METRIC_SERIES, _TIERS_KEPT, _BUCKETS_DIRTY):
+    for statement in (_METRIC_SERIES, _TIERS_KEPT, _BUCKETS_DIRTY, _BLOCK_SKETCHES):
         connection.execute(text(statement.replace(":", "\\:")))

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 from aggregator.rollups.buckets import Ladder
 from aggregator.storage.bucket_ends import end_of_bucket
 from aggregator.storage.reader_views import KIND_OF_SERIES
+from aggregator.storage.statistic_columns import sketch_of, statistics_of
 from aggregator.storage.tables import SCHEMA
 
 
@@ -24,8 +25,6 @@ class TierView:
     lateness_seconds: float
 
 
-# PostgreSQL raises where a quotient leaves the range of doubles, and one such series would blank a whole panel: what is
-# that small counts as 0, a rate that large as infinite.
 # How it is joined is for the planner (PostgreSQL 14 on), measured with 12,000 rows of one metric:
 # - `nothing`, joined last, keeps the condition on `count` from the index scan, which for each series of a block would
 #   read the block's rows anew; without it the planner remembers them (Memoize): 7.6 ms became 5.3.
@@ -33,33 +32,24 @@ class TierView:
 #   (8 ms less), and else done once for a shard and bucket. Uses index dirty_shard_id_bucket_idx.
 _ROWS = """
 SELECT
-    {first_columns}r.bucket AS time,
+    r.bucket AS time,
     s.metric,
     s.labels,
     s.labels ->> 'job' AS job,
     s.labels ->> 'instance' AS instance,
-    r.count[s.position] AS count,
-    nullif(r.sum[s.position], 'NaN') AS sum,
-    CASE WHEN abs(r.sum[s.position]) < 1e-300 THEN 0
-        ELSE nullif(r.sum[s.position], 'NaN') / r.count[s.position] END AS avg,
-    nullif(r.min[s.position], 'NaN') AS min,
-    nullif(r.max[s.position], 'NaN') AS max,
-    nullif(r.first[s.position], 'NaN') AS first,
-    nullif(r.last[s.position], 'NaN') AS last,
-    sqrt(CASE WHEN r.m2[s.position] < 1e-300 THEN 0
-        ELSE nullif(r.m2[s.position], 'NaN') / r.count[s.position] END) AS stddev,
-    nullif(r.increase[s.position], 'NaN') AS increase,
-    CASE WHEN abs(r.increase[s.position]) < 1e-300 THEN 0
-        WHEN r.increase[s.position] = 'NaN' THEN NULL
-        WHEN abs(r.increase[s.position]) > 1e300 THEN r.increase[s.position] * 'Infinity'
-        ELSE r.increase[s.position] END / nullif(nullif(r.covered[s.position], 'NaN'), 0) AS rate,
-    least(1, r.count[s.position]::float8 / nullif(r.slots_due, 0)) AS completeness,
-    ledger.is_final{last_columns}
+    {statistics},
+    ledger.is_final
 FROM {schema}.rollup AS r
 JOIN {schema}.series AS s ON s.block_id = r.block_id
 LEFT JOIN (SELECT min(0) AS none) AS nothing ON true
 LEFT JOIN {schema}.blocks AS b ON b.id = s.block_id
 LEFT JOIN LATERAL (
+{ledger}
+) AS ledger ON true
+WHERE r.tier_id = {tier_id} AND coalesce(r.count[s.position], nothing.none) > 0
+"""
+
+_LEDGER = """
     SELECT {end_of_bucket} + interval '{lateness} seconds' <= now() AND count(*) = 0 AS is_final
     FROM (
         SELECT FROM {schema}.dirty AS d
@@ -67,17 +57,34 @@ LEFT JOIN LATERAL (
             AND d.tier_id = ANY ({built_from})
         LIMIT 1
     ) AS found
-) AS ledger ON true
-WHERE {of_tier}coalesce(r.count[s.position], nothing.none) > 0
 """
 
-_MORE_COLUMNS = """,
-    nullif(r.m2[s.position], 'NaN') AS m2,
-    nullif(r.covered[s.position], 'NaN') AS covered,
+# For functions: rollup rows as they lie, of all tiers. What is not asked for is not looked up, as above.
+_BLOCKS = """
+SELECT
+    r.tier_id,
+    {name} AS tier,
+    r.block_id,
+    r.bucket AS time,
     r.slots_due,
-    s.id AS series_id,
+    r.count,
+    r.sum,
+    r.min,
+    r.max,
+    r.first,
+    r.last,
+    r.m2,
+    r.increase,
+    r.covered,
     b.shard_id,
-    {built_from} AS built_from"""
+    {built_from} AS built_from,
+    ledger.is_final
+FROM {schema}.rollup AS r
+LEFT JOIN {schema}.blocks AS b ON b.id = r.block_id
+LEFT JOIN LATERAL (
+{ledger}
+) AS ledger ON true
+"""
 
 # A sparse frame lists the places that it has values of.
 _PLACE_IN_FRAME = "CASE WHEN f.places IS NULL THEN place.position ELSE array_position(f.places, place.position) END"
@@ -103,9 +110,8 @@ WHERE place.position IS NOT NULL
 """
 
 
-# A block's arrays are in the order of their positions, so those of one series are a slice of them. OFFSET 0 makes the
-# slice where the row is at hand, before a sort would carry whole blocks about. `rollup` comes first, as for whoever
-# drops partitions of both. Uses indexes series_metric_idx, sketch_pkey and rollup_pkey.
+# OFFSET 0 makes the slice where the row is at hand, before a sort would carry whole blocks about. `rollup` comes first,
+# as for whoever drops partitions of both. Uses indexes series_metric_idx, sketch_pkey and rollup_pkey.
 _SKETCH_VIEW = """
 CREATE OR REPLACE VIEW {schema}."sketches_{name}" AS
 SELECT
@@ -120,15 +126,7 @@ FROM {schema}.rollup AS r
 JOIN {schema}.sketch AS k ON k.block_id = r.block_id AND k.bucket = r.bucket
 JOIN {schema}.series AS s ON s.block_id = r.block_id
 CROSS JOIN LATERAL (SELECT array_positions(k.positions, s.position) AS places OFFSET 0) AS among
-CROSS JOIN LATERAL (
-    SELECT ROW(
-        k.keys[among.places[1]:among.places[cardinality(among.places)]],
-        k.counts[among.places[1]:among.places[cardinality(among.places)]],
-        r.min[s.position],
-        r.max[s.position]
-    )::{schema}.series_sketch AS sketch
-    OFFSET 0
-) AS own
+CROSS JOIN LATERAL (SELECT {sketch} AS sketch OFFSET 0) AS own
 WHERE r.tier_id = {tier_id} AND k.tier_id = {tier_id} AND among.places <> '{{}}'
 """
 
@@ -140,30 +138,28 @@ def create_samples_view(connection: Connection) -> None:
 
 def create_tier_view(connection: Connection, view: TierView) -> None:
     """Make or renew the view of a tier; its columns are a promise (docs/sql.md)."""
-    rows = _ROWS.format(
-        schema=SCHEMA,
-        first_columns="",
-        last_columns="",
-        end_of_bucket=end_of_bucket(view.ladder, "r.bucket"),
-        lateness=view.lateness_seconds,
-        built_from=_ids(view.built_from),
-        of_tier=f"r.tier_id = {view.tier_id} AND ",
-    )
+    ledger = _ledger(end_of_bucket(view.ladder, "r.bucket"), _ids(view.built_from), view.lateness_seconds)
+    statistics = ",\n    ".join(f"{sql} AS {name}" for name, sql in statistics_of("r", "s.position").items())
+    rows = _ROWS.format(schema=SCHEMA, tier_id=view.tier_id, ledger=ledger, statistics=statistics)
     _create_view(connection, f"metrics_{view.name}", rows)
 
 
-def create_rollups_view(connection: Connection, tiers: Sequence[TierView]) -> None:
-    """Make or renew the view `metric_rollups`, which has the rows of all tiers, and what it takes to merge them."""
-    rows = _ROWS.format(
+def create_blocks_view(connection: Connection, tiers: Sequence[TierView]) -> None:
+    """Make or renew the view `block_rollups`, which has the rollup rows of all tiers."""
+    ends = _by_tier({tier.tier_id: end_of_bucket(tier.ladder, "r.bucket") for tier in tiers})
+    built_from = _by_tier({tier.tier_id: _ids(tier.built_from) for tier in tiers})
+    rows = _BLOCKS.format(
         schema=SCHEMA,
-        first_columns="r.tier_id, " + _by_tier({tier.tier_id: f"'{tier.name}'" for tier in tiers}) + " AS tier, ",
-        last_columns=_MORE_COLUMNS.format(built_from=_by_tier({tier.tier_id: _ids(tier.built_from) for tier in tiers})),
-        end_of_bucket=_by_tier({tier.tier_id: end_of_bucket(tier.ladder, "r.bucket") for tier in tiers}),
-        lateness=max(tier.lateness_seconds for tier in tiers),
-        built_from=_by_tier({tier.tier_id: _ids(tier.built_from) for tier in tiers}),
-        of_tier="",
+        name=_by_tier({tier.tier_id: f"'{tier.name}'" for tier in tiers}),
+        built_from=built_from,
+        ledger=_ledger(ends, built_from, max(tier.lateness_seconds for tier in tiers)),
     )
-    _create_view(connection, "metric_rollups", rows)
+    _create_view(connection, "block_rollups", rows)
+
+
+def _ledger(ends: str, built_from: str, lateness_seconds: float) -> str:
+    """SQL: whether the bucket of a rollup row `r` of a block `b` is final."""
+    return _LEDGER.format(schema=SCHEMA, end_of_bucket=ends, lateness=lateness_seconds, built_from=built_from)
 
 
 def _ids(tier_ids: Sequence[int]) -> str:
@@ -182,5 +178,5 @@ def _create_view(connection: Connection, name: str, rows: str) -> None:
 
 def create_sketch_view(connection: Connection, *, tier_id: int, name: str) -> None:
     """Make or renew the view of a tier's sketches; its columns are a promise (docs/sql.md)."""
-    statement = _SKETCH_VIEW.format(schema=SCHEMA, name=name, tier_id=tier_id)
+    statement = _SKETCH_VIEW.format(schema=SCHEMA, name=name, tier_id=tier_id, sketch=sketch_of("s.position"))
     connection.execute(text(statement.replace(":", "\\:")))

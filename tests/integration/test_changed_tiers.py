@@ -81,7 +81,7 @@ def test_a_migration_on_a_node_with_other_tiers_keeps_the_views_of_those_that_ar
     installation.roll_up()
     assert not bring_up(installation.url, settings_for(tmp_path, AGGREGATOR_NODE="other"), now=installation.now)
     with installation.database.engine.connect() as connection:
-        tiers = connection.execute(text("SELECT DISTINCT tier FROM aggregator.metric_rollups ORDER BY tier"))
+        tiers = connection.execute(text("SELECT DISTINCT tier FROM aggregator.block_rollups ORDER BY tier"))
         assert tiers.scalars().all() == ["10m", "1h", "1m", "5m"]
 
 
