@@ -20,21 +20,15 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from bench_installation import temporary_home
+from importing import whole
 
-from aggregator.config.load import load_settings
 from aggregator.config.model import Limits
 from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.embedded.wheels import postgres_binaries
 from aggregator.exposition.history import Damage
 from aggregator.stages.collect.spool import SpoolWriter
 from aggregator.stages.collect.spool_file import HistoryFile
-from aggregator.stages.collect.spool_parts import State
-from aggregator.stages.collect.spool_store import Stored
 from aggregator.stages.collect.spooling import Spooling
-from aggregator.storage.bootstrap import bring_up
-from aggregator.storage.migrate import upgrade
-from aggregator.tasks.context import Context
-from aggregator.tasks.importing import Import, Order
 
 _MEGABYTE = 1_000_000
 #: The tenth of the series that `--small` takes.
@@ -76,26 +70,6 @@ class Dump:
         return "".join(lines)
 
 
-class Silent:
-    """A screen that nobody looks at."""
-
-    def waiting(self) -> None:
-        """Nobody else imports the file."""
-
-    def reading(self, state: State) -> None:
-        """Show nothing."""
-
-    def storing(self, stored: Stored, *, of_samples: int) -> None:
-        """Show nothing."""
-
-    def rolling_up(self) -> None:
-        """Show nothing."""
-
-    def damaged(self, place: str, damage: Damage) -> None:
-        """Raises AssertionError: a dump of ours has no damage."""
-        raise AssertionError(place, damage)
-
-
 def refuse(damage: Damage) -> None:
     """Raises AssertionError: a dump of ours has no damage."""
     raise AssertionError(damage)
@@ -107,15 +81,6 @@ def spool(path: Path, _url: str) -> None:
         writer = SpoolWriter.go_on(Path(directory), source=None)
         file = HistoryFile.of(str(path), None)
         Spooling(file, writer, Limits(), refuse, lambda _: None).run(lambda: datetime.now(UTC))
-
-
-def whole(path: Path, url: str) -> None:
-    """An import with all tiers."""
-    variables = {"HOME": str(path.parent), "AGGREGATOR_NODE": "bench", "AGGREGATOR_DATABASE_URL": url}
-    settings = load_settings(environment={**variables, "AGGREGATOR_DATA_DIR": str(path.parent / "data")})
-    upgrade(url)
-    bring_up(url, settings, now=datetime.now(UTC))
-    Import(Context(settings), Order(HistoryFile.of(str(path), None), None, None, is_lenient=False), Silent()).run()
 
 
 def measured(work: Callable[[Path, str], None], path: Path, url: str) -> tuple[float, float, float]:
