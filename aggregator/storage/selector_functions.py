@@ -150,21 +150,24 @@ END
 $$
 """
 
-# The conditions that are left once the metric has been found by its name.
+# The conditions that are left once the metric has been found by its name; `.*`, a dashboard's All, is none.
 _CONDITIONS = r"""
 CREATE OR REPLACE FUNCTION {schema}.selector_conditions(selector text) RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
     matchers text[];
+    conditions text[] := '{}';
 BEGIN
     IF selector ~ '^\s*[a-zA-Z_:][a-zA-Z0-9_:]*\s*$' THEN
         RETURN '{}';
     END IF;
     matchers := {schema}.selector_matchers(selector);
-    IF matchers[1] = '__name__' AND matchers[2] = '=' THEN
-        RETURN matchers[4:];
-    END IF;
-    RETURN matchers;
+    FOR place IN 1 .. cardinality(matchers) BY 3 LOOP
+        CONTINUE WHEN place = 1 AND matchers[1] = '__name__' AND matchers[2] = '=';
+        CONTINUE WHEN matchers[place + 1] = '=~' AND matchers[place + 2] = '^(?:.*)$';
+        conditions := conditions || matchers[place : place + 2];
+    END LOOP;
+    RETURN conditions;
 END
 $$
 """
@@ -216,6 +219,6 @@ def selected_series(selector: str, *, of: str = "") -> str:
     metric, conditions = f"{SCHEMA}.selector_metric({selector})", f"{SCHEMA}.selector_conditions({selector})"
     # Where there is nothing but a name, PostgreSQL leaves the rest out when it plans.
     return (
-        f"({of}metric = {metric} OR {metric} IS NULL) AND ({selector} ~ '^[a-zA-Z_:][a-zA-Z0-9_:]*$'"
-        f" OR {SCHEMA}.selector_matches({conditions}, {of}metric, {of}labels))"
+        f"({of}metric = {metric} OR {metric} IS NULL)"
+        f" AND ({conditions} = '{{}}' OR {SCHEMA}.selector_matches({conditions}, {of}metric, {of}labels))"
     )

@@ -85,3 +85,11 @@ def test_what_nobody_asks_for_is_not_computed(reading: Session) -> None:
     some = plan(reading, QUERY.format("time, avg", 600_000))
     everything = plan(reading, QUERY.format("*", 600_000))
     assert ("dirty" in some, "dirty" in everything) == (False, True)
+
+
+def test_a_condition_that_everything_meets_is_none(reading: Session) -> None:
+    everything = QUERY.format("time, avg", 60_000).replace("temperature", 'temperature{instance=~".*",absent=~".*"}')
+    text = plan(reading, everything)
+    assert "selector_matches" not in text
+    assert "metric = 'temperature'" in text
+    assert "selector_matches" in plan(reading, everything.replace('".*"', '"t.*"'))
