@@ -1,0 +1,69 @@
+"""A reader's session on real data, for whatever Grafana would ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+
+from aggregator.embedded.postgres import EmbeddedPostgres
+from tests.dashboards.stock import SPAN, stocked
+
+#: PostgreSQL's type by its number: what Grafana makes of a column follows from it.
+TYPES = {16: "boolean", 20: "number", 21: "number", 23: "number", 25: "text", 700: "number", 701: "number"} | {
+    1114: "time",
+    1184: "time",
+    1700: "number",
+    3802: "jsonb",
+    705: "text",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a query gave: the columns with their types, and the rows."""
+
+    columns: dict[str, str]
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A reader's session, and the span of the data."""
+
+    session: psycopg2.extensions.connection
+    finish: datetime
+
+    @property
+    def start(self) -> datetime:
+        """When the data begins."""
+        return self.finish - SPAN
+
+    def ask(self, sql: str) -> Answer:
+        """The answer to one query."""
+        with self.session.cursor() as cursor:
+            cursor.execute(sql)
+            assert cursor.description
+            names = [column.name for column in cursor.description]
+            assert len(set(names)) == len(names), names
+            types = {column.name: TYPES[column.type_code] for column in cursor.description}
+            return Answer(types, [dict(zip(names, row, strict=True)) for row in cursor.fetchall()])
+
+
+@pytest.fixture(scope="session")
+def reading(
+    postgres_server: EmbeddedPostgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Reading]:
+    """A reader of an hour of data that ends now."""
+    with (
+        stocked(postgres_server, migrated_template, tmp_path_factory.mktemp("home")) as (url, finish),
+        closing(psycopg2.connect(url)) as session,
+    ):
+        session.autocommit = True
+        yield Reading(session, finish)
