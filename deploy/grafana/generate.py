@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from deploy.grafana.source.explore import EXPLORE
 from deploy.grafana.source.host import HOST
+from deploy.grafana.source.operations import OPERATIONS
 
 FOLDER = Path(__file__).parent / "dashboards"
-DASHBOARDS = {"host": HOST}
+DASHBOARDS = {"explore": EXPLORE, "host": HOST, "operations": OPERATIONS}
 
 
 def texts() -> dict[str, str]:

@@ -59,7 +59,9 @@ def _queries(dashboard: Mapping[str, Any]) -> Iterator[Query]:
     for panel in panels(dashboard):
         for target in panel["targets"]:
             text = target.get("rawSql", target.get("expr"))
-            yield Query(panel["title"], "panel", text, target["format"], panel["interval"], panel["maxDataPoints"])
+            yield Query(
+                panel["title"], "panel", text, target["format"], panel.get("interval", "1s"), panel["maxDataPoints"]
+            )
 
 
 def host_sql(instances: tuple[str, ...], *, job: str, start: datetime, finish: datetime) -> dict[str, str]:

@@ -123,7 +123,7 @@ class Panel:
             "description": self.description,
             "datasource": source.reference,
             "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
-            "interval": self.interval,
+            **({"interval": self.interval} if self.interval else {}),
             "maxDataPoints": self.max_points,
             "targets": [source.target(chr(ord("A") + place), query) for place, query in enumerate(self.queries)],
             "fieldConfig": {"defaults": self._defaults(), "overrides": []},
