@@ -9,6 +9,7 @@ from __future__ import annotations
 from deploy.grafana.source.model import POSTGRES, Annotation, Dashboard, Look, Panel, Query, Row, Variable
 
 STATISTICS = ("avg", "min", "max", "sum", "first", "last", "stddev", "increase", "rate", "count")
+_OF_SEVERAL = tuple(name for name in STATISTICS if name not in ("first", "last"))
 #: In backquotes nothing needs a backslash; a comma at the end is allowed, as in Prometheus.
 _SELECTOR = "$metric{instance=~`$instance`,$conditions}"
 _SPAN = "$__timeFrom(), $__timeTo(), $__interval_ms"
@@ -69,12 +70,12 @@ _VALUES = Row(
         Panel(
             "timeseries",
             "Grouped",
-            "The same over all series that agree in the labels to group by, weighted: an average is of all samples. There"
-            " is no first and no last of several series.",
+            "The same over all series that agree in the labels to group by, weighted: an average is of all samples."
+            " Several series have no first and no last value.",
             (
                 Query(
                     f"SELECT time, labels::text AS series,\n"
-                    f"    {_chosen_statistic(tuple(name for name in STATISTICS if name not in ('first', 'last')))} AS value\n"
+                    f"    {_chosen_statistic(_OF_SEVERAL)} AS value\n"
                     f"FROM aggregator.metric_range_by('{_SELECTOR}', {_SPAN}, {_BY})\nORDER BY time"
                 ),
             ),
@@ -101,7 +102,7 @@ _QUALITY = Row(
         Panel(
             "table",
             "Tier",
-            "What the numbers were read from at this interval: raw is samples. Intervals that are not final may change.",
+            "What the numbers were read from at this interval: raw is samples. What is not final may change.",
             (
                 Query(
                     "SELECT tier, count(DISTINCT labels) AS series, count(DISTINCT time) AS intervals,\n"

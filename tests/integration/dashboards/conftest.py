@@ -13,6 +13,7 @@ import psycopg2.extensions
 import pytest
 
 from aggregator.embedded.postgres import EmbeddedPostgres
+from tests.dashboards.files import Query
 from tests.dashboards.stock import SPAN, stocked
 
 #: PostgreSQL's type by its number: what Grafana makes of a column follows from it.
@@ -54,6 +55,21 @@ class Reading:
             assert len(set(names)) == len(names), names
             types = {column.name: TYPES[column.type_code] for column in cursor.description}
             return Answer(types, [dict(zip(names, row, strict=True)) for row in cursor.fetchall()])
+
+
+def assert_shape(query: Query, answer: Answer) -> None:
+    """What Grafana can show: of a time series, a time in order, numbers, and names that no two of one time share."""
+    assert answer.rows, f"{query.owner}: nothing"
+    assert set(answer.columns.values()) <= {"time", "number", "text"}, query.owner
+    if query.format == "time_series":
+        times = [row["time"] for row in answer.rows]
+        assert answer.columns["time"] == "time"
+        assert times == sorted(times), query.owner
+        assert "number" in answer.columns.values()
+        names = [name for name, kind in answer.columns.items() if kind != "number"]
+        assert len({tuple(row[name] for name in names) for row in answer.rows}) == len(answer.rows), query.owner
+        numbers = [name for name, kind in answer.columns.items() if kind == "number"]
+        assert all(any(row[name] is not None for row in answer.rows) for name in numbers), query.owner
 
 
 @pytest.fixture(scope="session")

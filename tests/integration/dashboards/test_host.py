@@ -1,4 +1,4 @@
-"""Every query of the dashboards that read PostgreSQL, as the reader, as Grafana sends it, on real data."""
+"""Every query of the dashboard *Host*, as the reader, as Grafana sends it, on real data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from tests.dashboards.files import Query, queries
 from tests.dashboards.stock import GIGABYTE, INSTANCES
 from tests.dashboards.variables import Value
-from tests.integration.dashboards.conftest import Answer, Reading
+from tests.integration.dashboards.conftest import Answer, Reading, assert_shape
 
 ALL = Value((), is_multiple=True, all_text="instance")
 HOST = {query.owner: query for query in queries("host")}
@@ -24,21 +24,6 @@ HOSTILE = (
 
 def chosen(*instances: str) -> Value:
     return Value(instances, is_multiple=True)
-
-
-def assert_shape(query: Query, answer: Answer) -> None:
-    """What Grafana can show: of a time series, a time in order, numbers, and names that no two of one time share."""
-    assert answer.rows, f"{query.owner}: nothing"
-    assert set(answer.columns.values()) <= {"time", "number", "text"}, query.owner
-    if query.format == "time_series":
-        times = [row["time"] for row in answer.rows]
-        assert answer.columns["time"] == "time"
-        assert times == sorted(times), query.owner
-        assert "number" in answer.columns.values()
-        names = [name for name, kind in answer.columns.items() if kind != "number"]
-        assert len({tuple(row[name] for name in names) for row in answer.rows}) == len(answer.rows), query.owner
-        numbers = [name for name, kind in answer.columns.items() if kind == "number"]
-        assert all(any(row[name] is not None for row in answer.rows) for name in numbers), query.owner
 
 
 def asked(reading: Reading, query: Query, job: str, instance: Value = ALL) -> Answer:
