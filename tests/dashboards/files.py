@@ -66,8 +66,7 @@ def _queries(dashboard: Mapping[str, Any]) -> Iterator[Query]:
 
 def host_sql(instances: tuple[str, ...], *, job: str, start: datetime, finish: datetime) -> dict[str, str]:
     """All SQL of the dashboard *Host* for a span, by panel; no instance means all of them."""
-    values = {
-        "job": Value(job),
-        "instance": Value(instances, is_multiple=True, all_text="" if instances else "instance"),
+    instance = Value(instances, is_multiple=True, all_text="" if instances else ".*")
+    return {
+        query.owner: query.sql({"job": Value(job), "instance": instance}, start, finish) for query in queries("host")
     }
-    return {query.owner: query.sql(values, start, finish) for query in queries("host")}

@@ -22,14 +22,18 @@ from aggregator.storage import registry, tables
 from aggregator.storage.reader_role import make_reader
 from tests.databases import create_database, drop_database
 from tests.installation import Installation, settings_for
+from tests.integration.test_sketches import ask_for
 
 STEP = timedelta(seconds=15)
 SPAN = timedelta(hours=1)
 #: So many real readings of this machine, one step apart: each is read now, and given an instant of its own.
 READINGS = 40
 GIGABYTE = 2.0**30
-#: The names hold what would end a literal or a string in a selector.
-INSTANCES = ("web'1", 'web"2', "web3")
+#: The names hold what would end a literal or a string in a selector, and what means something in an expression.
+INSTANCES = ("web'1", 'web"2', "10.0.0.5:9100 (a+b)")
+#: Of a second's requests, so many took at most so many seconds.
+BUCKETS = {"0.1": 5, "1": 10, "+Inf": 10}
+HISTOGRAM = "http_request_duration_seconds_bucket"
 MODES = {"idle": 0.75, "user": 0.15, "system": 0.08, "iowait": 0.02}
 
 Values = dict[SeriesKey, float]
@@ -48,15 +52,7 @@ def known_values(instance: str, second: float) -> Values:
         return key(metric, Kind.GAUGE, **labels), value
 
     place = {"device": "/dev/sda1", "fstype": "ext4", "mountpoint": "/"}
-    memory: dict[str, float] = {
-        "MemTotal": 8,
-        "MemFree": 1,
-        "MemAvailable": 6,
-        "Buffers": 1,
-        "Cached": 3,
-        "SReclaimable": 1,
-    }
-    memory |= {"SwapTotal": 2, "SwapFree": 1.5}
+    memory = {"MemTotal": 8, "MemFree": 1, "MemAvailable": 6, "SwapTotal": 2, "SwapFree": 1.5}
     return dict(
         [
             *(counter("cpu_seconds", share, cpu=cpu, mode=mode) for cpu in "01" for mode, share in MODES.items()),
@@ -81,6 +77,10 @@ def known_values(instance: str, second: float) -> Values:
             gauge("node_boot_time_seconds", 1.7e9),
             gauge("node_uname_info", 1, nodename="web", sysname="Linux", release="6.1", machine="x86_64"),
             gauge("up", 1),
+            *(
+                (key(HISTOGRAM, Kind.COUNTER, le=le), rate * second)
+                for le, rate in (("0.1", 5), ("1", 10), ("+Inf", 10))
+            ),
         ]
     )
 
@@ -131,6 +131,7 @@ def stocked(server: EmbeddedPostgres, template: str, home: Path) -> Iterator[tup
     url = create_database(server, "dashboards", template=template)
     with closing(Installation(url, finish - SPAN, settings_for(home))) as made:
         made.now = finish
+        ask_for(made, "node_load1")
         _store_known(made, finish)
         _store_this_machine(made, finish)
         made.roll_up()

@@ -1,19 +1,21 @@
 """The dashboard *Explore a metric*: any metric, by a selector that is put together from variables.
 
-Variables of one value go into a literal with their quotes doubled, so that what is typed stays text; the selector is
-taken apart, never executed. A column is not named by a variable but picked by comparing with one.
+What is typed stays text. Variables of one value go into '...', where Grafana doubles their quotes; several instances,
+as an expression, between `$q$` and `$q$` (host_queries.py says why); PostgreSQL puts the parts together when it plans.
+A column is not named by a variable but picked by comparing with one.
 """
 
 from __future__ import annotations
 
+from deploy.grafana.source.host_queries import INSTANCES
 from deploy.grafana.source.model import POSTGRES, Annotation, Dashboard, Look, Panel, Query, Row, Variable
 
 STATISTICS = ("avg", "min", "max", "sum", "first", "last", "stddev", "increase", "rate", "count")
 _OF_SEVERAL = tuple(name for name in STATISTICS if name not in ("first", "last"))
-#: In backquotes nothing needs a backslash; a comma at the end is allowed, as in Prometheus.
-_SELECTOR = "$metric{instance=~`$instance`,$conditions}"
+#: A comma at the end is allowed, as in Prometheus; `$q$instance` without the space would hold a variable.
+_SELECTOR = f"'$metric{{' || $q$ {INSTANCES},$q$ || '$conditions}}'"
 _SPAN = "$__timeFrom(), $__timeTo(), $__interval_ms"
-_RANGE = f"aggregator.metric_range('{_SELECTOR}', {_SPAN})"
+_RANGE = f"aggregator.metric_range(\n    {_SELECTOR}, {_SPAN})"
 _BY = "string_to_array('$by', ',')"
 _SERIES = "${__field.labels.series}"
 
@@ -24,6 +26,14 @@ def _chosen_statistic(names: tuple[str, ...]) -> str:
     return f"CASE '$statistic'\n{cases}\n        ELSE coalesce(rate, avg)\n    END"
 
 
+def _quantile(function: str) -> Query:
+    """A line for each group; nothing where the metric is of another kind."""
+    return Query(
+        f"SELECT time, labels::text AS series, quantile AS value\nFROM aggregator.{function}(\n"
+        f"    '$quantile'::float8, {_SELECTOR}, {_SPAN}, {_BY})\nWHERE quantile IS NOT NULL\nORDER BY time"
+    )
+
+
 VARIABLES = (
     Variable(
         "metric", "Metric", "One metric; of a histogram, its buckets.", "query", "SELECT aggregator.metric_names()"
@@ -31,10 +41,11 @@ VARIABLES = (
     Variable(
         "instance",
         "Instance",
-        "One instance, or an expression such as web.*",
+        "One instance or more.",
         "query",
-        "SELECT '.*'\nUNION ALL\n(\n    SELECT DISTINCT instance FROM aggregator.metric_series\n"
-        "    WHERE metric = '$metric' AND instance IS NOT NULL\n    ORDER BY 1\n)",
+        "SELECT aggregator.label_values('$metric', 'instance')",
+        is_multiple=True,
+        all_value=".*",
     ),
     Variable("conditions", "Conditions", 'On other labels, as in Prometheus: mode="idle",cpu!~"1.*"', "textbox", ""),
     Variable(
@@ -76,13 +87,35 @@ _VALUES = Row(
                 Query(
                     f"SELECT time, labels::text AS series,\n"
                     f"    {_chosen_statistic(_OF_SEVERAL)} AS value\n"
-                    f"FROM aggregator.metric_range_by('{_SELECTOR}', {_SPAN}, {_BY})\nORDER BY time"
+                    f"FROM aggregator.metric_range_by(\n    {_SELECTOR}, {_SPAN}, {_BY})\nORDER BY time"
                 ),
             ),
             Look(),
             _SERIES,
             width=24,
             interval="5s",
+        ),
+    ),
+)
+
+_QUANTILES = Row(
+    "Quantiles",
+    (
+        Panel(
+            "timeseries",
+            "Quantile of a gauge",
+            "Of a gauge whose source keeps sketches (quantiles), over all series of a group, within 1 %.",
+            (_quantile("sketch_quantile_range"),),
+            Look(no_value="no sketches"),
+            _SERIES,
+        ),
+        Panel(
+            "timeseries",
+            "Quantile of a histogram",
+            "Of a histogram's buckets (a metric that ends in _bucket), over all series of a group, as in Prometheus.",
+            (_quantile("histogram_quantile_range"),),
+            Look(no_value="no buckets"),
+            _SERIES,
         ),
     ),
 )
@@ -160,7 +193,7 @@ EXPLORE = Dashboard(
     "Any metric: its statistics, its quantiles, how complete it is, and which tier it was read from.",
     POSTGRES,
     VARIABLES,
-    (_VALUES, _QUALITY),
+    (_VALUES, _QUANTILES, _QUALITY),
     (NOT_FINAL,),
     start="now-1h",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.source.host_devices import NETWORK, STORAGE
-from deploy.grafana.source.host_queries import CHOSEN, DISKS, INSTANCE, SHARE, by_instance, chosen, pairs, ranged
+from deploy.grafana.source.host_queries import DISKS, INSTANCE, JOB, SHARE, by_instance, chosen, pairs, ranged
 from deploy.grafana.source.host_system import MEMORY, PROCESSOR
 from deploy.grafana.source.model import POSTGRES, Annotation, Dashboard, Look, Panel, Query, Row, Variable
 
@@ -20,10 +20,9 @@ VARIABLES = (
         "Instance",
         "One machine or more.",
         "query",
-        "SELECT DISTINCT instance FROM aggregator.metric_series\n"
-        "WHERE metric = 'node_load1' AND job = '$job'\nORDER BY 1",
+        f"SELECT aggregator.label_values($q$node_load1{{{JOB}}}$q$, 'instance')",
         is_multiple=True,
-        all_value="instance",
+        all_value=".*",
     ),
 )
 
@@ -39,7 +38,6 @@ _GLANCE = Row(
             INSTANCE,
             width=4,
             height=6,
-            max_points=60,
         ),
         Panel(
             "gauge",
@@ -56,7 +54,6 @@ _GLANCE = Row(
             INSTANCE,
             width=4,
             height=6,
-            max_points=60,
         ),
         Panel(
             "gauge",
@@ -73,7 +70,6 @@ _GLANCE = Row(
             INSTANCE,
             width=4,
             height=6,
-            max_points=60,
         ),
         Panel(
             "stat",
@@ -84,7 +80,6 @@ _GLANCE = Row(
             INSTANCE,
             width=4,
             height=6,
-            max_points=60,
         ),
         Panel(
             "stat",
@@ -95,7 +90,6 @@ _GLANCE = Row(
             INSTANCE,
             width=4,
             height=6,
-            max_points=60,
         ),
         Panel(
             "stat",
@@ -107,17 +101,20 @@ _GLANCE = Row(
             INSTANCE,
             width=4,
             height=6,
-            max_points=60,
         ),
         Panel(
             "table",
             "Machines",
-            "What the chosen machines say that they are, those of the past included.",
+            "What the chosen machines say that they are, and when they last did.",
             (
                 Query(
-                    "SELECT instance, labels ->> 'nodename' AS name, labels ->> 'sysname' AS system,\n"
-                    "    labels ->> 'release' AS kernel, labels ->> 'machine' AS architecture\n"
-                    f"FROM aggregator.metric_series\nWHERE metric = 'node_uname_info' AND {CHOSEN}\nORDER BY 1, 2, 4",
+                    chosen(
+                        "DISTINCT ON (instance) instance, labels ->> 'nodename' AS name,\n"
+                        "    labels ->> 'sysname' AS system, labels ->> 'release' AS kernel,\n"
+                        "    labels ->> 'machine' AS architecture, time AS newest",
+                        "node_uname_info",
+                    )
+                    + "\nORDER BY instance, time DESC",
                     "table",
                 ),
             ),
@@ -154,7 +151,7 @@ _QUALITY = Row(
 NOT_FINAL = Annotation(
     "Not final",
     "SELECT min(time) AS time, $__timeTo()::timestamptz AS timeend, 'not final: more samples may come' AS text\n"
-    f"FROM {ranged('up')}\nWHERE {CHOSEN} AND NOT is_final\nHAVING count(*) > 0",
+    f"FROM {ranged('up')}\nWHERE NOT is_final\nHAVING count(*) > 0",
     "light-blue",
 )
 

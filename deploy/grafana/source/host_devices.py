@@ -72,7 +72,6 @@ STORAGE = Row(
             ),
             SHARE,
             width=24,
-            max_points=60,
         ),
     ),
 )

@@ -1,7 +1,8 @@
 """What the panels of the dashboard *Host* share: the forms of their SQL, and how values look.
 
-A viewer's choice goes into a query only as text in quotes: `'$job'`, and `IN ($instance)`, for which Grafana puts
-quotes round each value and doubles those within. All is `instance IN (instance)`, which is true of every row.
+What a viewer chooses goes into the selector, where it is cheapest: only the chosen series are read. It is text between
+`$q$` and `$q$`, which nothing typed can end: Grafana's format `regex` puts a backslash before each dollar sign. Within
+the selector it is between backquotes, where backslashes are nothing special; All is `.*`.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ KIND = "${__field.labels.instance} ${__field.labels.kind}"
 DEVICE = "${__field.labels.instance} ${__field.labels.device} ${__field.labels.kind}"
 #: File systems that are not in memory.
 DISKS = '{fstype!~"tmpfs|ramfs"}'
-#: What every query of the dashboard is limited to.
-CHOSEN = "job = '$job' AND instance IN ($instance)"
+JOB = "job=~`${job:regex}`"
+INSTANCES = "instance=~`${instance:regex}`"
 
 
 def ranged(selector: str) -> str:
-    """The call for the panel's span and interval."""
-    return f"aggregator.metric_range('{selector}', $__timeFrom(), $__timeTo(), $__interval_ms)"
+    """The call for the panel's span and interval, of the chosen instances."""
+    metric, _, conditions = selector.partition("{")
+    more = f",{conditions.removesuffix('}')}" if conditions else ""
+    whole = f"$q${metric}{{{JOB},{INSTANCES}{more}}}$q$"
+    return f"aggregator.metric_range(\n    {whole}, $__timeFrom(), $__timeTo(), $__interval_ms)"
 
 
 def chosen(columns: str, selector: str) -> str:
     """Columns of a range of the chosen instances."""
-    return f"SELECT {columns}\nFROM {ranged(selector)}\nWHERE {CHOSEN}"
+    return f"SELECT {columns}\nFROM {ranged(selector)}"
 
 
 def by_instance(value: str, selector: str, *, group: bool = False) -> Query:
@@ -57,7 +61,7 @@ def by_device(**metrics: tuple[str, str]) -> Query:
 def pairs(numerator: str, denominator: str, statistic: str) -> str:
     """Two metrics whose series have the same labels, side by side, as `a` and `b`, to select from."""
     sides = [
-        f"({chosen(f'time, labels, instance, {statistic} AS {name}', selector)}) AS side_{name}"
+        f"(\n{chosen(f'time, labels, instance, {statistic} AS {name}', selector)}\n) AS side_{name}"
         for name, selector in (("a", numerator), ("b", denominator))
     ]
     return f"{sides[0]}\nJOIN {sides[1]} USING (time, labels, instance)"

@@ -68,18 +68,16 @@ MEMORY = Row(
         Panel(
             "timeseries",
             "Memory",
-            "How memory is used, of all chosen machines together. Caches are given back when programs need memory.",
+            "Of all chosen machines together. What is reclaimable, caches above all, programs get when they need it.",
             (
                 Query(
-                    "SELECT time, total - free - buffers - cached AS used, buffers, cached, free\nFROM (\n"
+                    "SELECT time, total - available AS used, available - free AS reclaimable, free\nFROM (\n"
                     "    SELECT time, sum(avg) FILTER (WHERE metric = 'node_memory_MemTotal_bytes') AS total,\n"
-                    "        sum(avg) FILTER (WHERE metric = 'node_memory_MemFree_bytes') AS free,\n"
-                    "        sum(avg) FILTER (WHERE metric = 'node_memory_Buffers_bytes') AS buffers,\n"
-                    "        sum(avg) FILTER (WHERE metric IN"
-                    " ('node_memory_Cached_bytes', 'node_memory_SReclaimable_bytes')) AS cached\n    FROM (\n"
+                    "        sum(avg) FILTER (WHERE metric = 'node_memory_MemAvailable_bytes') AS available,\n"
+                    "        sum(avg) FILTER (WHERE metric = 'node_memory_MemFree_bytes') AS free\n    FROM (\n"
                     + "\nUNION ALL\n".join(
                         chosen("time, metric, avg", f"node_memory_{name}_bytes")
-                        for name in ("MemTotal", "MemFree", "Buffers", "Cached", "SReclaimable")
+                        for name in ("MemTotal", "MemAvailable", "MemFree")
                     )
                     + "\n    ) AS parts\n    GROUP BY time\n) AS sums\nORDER BY time"
                 ),
