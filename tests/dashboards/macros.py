@@ -1,6 +1,6 @@
 """Macros as Grafana's PostgreSQL data source expands them, in its order; one that it does not know is an error.
 
-Facts from Grafana's documentation and source (`pkg/tsdb/grafana-postgresql-datasource`, October 2026).
+Facts from Grafana's documentation and source (`pkg/tsdb/grafana-postgresql-datasource`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Real data to be read: this machine by the collector `host`, and machines whose every value a test knows."""
+"""Real data to be read: this machine, by the collector `host` and by node_exporter, and machines of known values."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import psycopg2
 from sqlalchemy import Connection, select
 
 from aggregator.collectors.host import HostCollector
+from aggregator.collectors.prometheus import PrometheusCollector
 from aggregator.collectors.protocol import Batch, Collected, Target
-from aggregator.config.model import HostSource
+from aggregator.config.model import HostSource, PrometheusSource
 from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
@@ -119,14 +120,30 @@ def _store_this_machine(made: Installation, finish: datetime) -> None:
         made.collect_all([_at(read, at)])
 
 
+def _store_exporter(made: Installation, finish: datetime, address: str) -> None:
+    """This machine once more, as a node_exporter says it."""
+    target = _target(made, "scripted", "exporter", address)
+    source = PrometheusSource(name="exporter", targets=(f"http://{address}/metrics",))
+    collector = PrometheusCollector()
+    for number in range(READINGS):
+        (read,) = collector.collect(source, [replace(target, address=f"http://{address}/metrics")])
+        assert read.error is None
+        made.collect_all([_at(replace(read, target=target), finish - STEP * (READINGS - number))])
+
+
 def _at(read: Collected, at: datetime) -> Collected:
     """What was collected, as if at that instant."""
     return replace(read, started_at=at, batches=tuple(Batch(at, one.keys, one.values) for one in read.batches))
 
 
 @contextmanager
-def stocked(server: EmbeddedPostgres, template: str, home: Path) -> Iterator[tuple[str, datetime]]:
-    """The URL of a reader of an hour of data that ends now, rolled up, and when it ends."""
+def stocked(
+    server: EmbeddedPostgres, template: str, home: Path, *, exporter: str | None
+) -> Iterator[tuple[str, datetime]]:
+    """The URL of a reader of an hour of data that ends now, rolled up, and when it ends.
+
+    `exporter`: where a node_exporter listens, if there is one.
+    """
     finish = datetime.now(UTC).replace(microsecond=0)
     url = create_database(server, "dashboards", template=template)
     with closing(Installation(url, finish - SPAN, settings_for(home))) as made:
@@ -134,6 +151,8 @@ def stocked(server: EmbeddedPostgres, template: str, home: Path) -> Iterator[tup
         ask_for(made, "node_load1")
         _store_known(made, finish)
         _store_this_machine(made, finish)
+        if exporter:
+            _store_exporter(made, finish, exporter)
         made.roll_up()
         reader = made.database.run(lambda connection: make_reader(connection, "dashboards_reader", password=None))
     yield reader.url(url), finish

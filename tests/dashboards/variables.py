@@ -1,6 +1,6 @@
 """A dashboard's variables as Grafana fills them into the text of an SQL query, before the macros.
 
-Facts from Grafana's documentation ("Variable syntax") and source (`packages/grafana-sql`, `scenes`, October 2026).
+Facts from Grafana's documentation ("Variable syntax") and source (`packages/grafana-sql`, `scenes`).
 """
 
 from __future__ import annotations

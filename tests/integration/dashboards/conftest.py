@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ import pytest
 from aggregator.embedded.postgres import EmbeddedPostgres
 from tests.dashboards.files import Query
 from tests.dashboards.stock import SPAN, stocked
+from tests.integration.test_prometheus_servers import free_port, get_when_ready, running
+
+EXPORTER = "prometheus-node-exporter"
 
 #: PostgreSQL's type by its number: what Grafana makes of a column follows from it.
 TYPES = {16: "boolean", 20: "number", 21: "number", 23: "number", 25: "text", 700: "number", 701: "number"} | {
@@ -73,12 +78,28 @@ def assert_shape(query: Query, answer: Answer) -> None:
 
 
 @pytest.fixture(scope="session")
+def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
+    """Where a node_exporter listens; None where none is installed and none has to be."""
+    if shutil.which(EXPORTER) is None and os.environ.get("AGGREGATOR_TEST_REQUIRE_SERVERS") != "1":
+        yield None
+        return
+    place = f"127.0.0.1:{free_port()}"
+    with running(EXPORTER, f"--web.listen-address={place}", cwd=tmp_path_factory.mktemp("exporter")):
+        get_when_ready(f"http://{place}/metrics", "node_load1")
+        yield place
+
+
+@pytest.fixture(scope="session")
 def reading(
-    postgres_server: EmbeddedPostgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+    postgres_server: EmbeddedPostgres,
+    migrated_template: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    exporter: str | None,
 ) -> Iterator[Reading]:
     """A reader of an hour of data that ends now."""
+    home = tmp_path_factory.mktemp("home")
     with (
-        stocked(postgres_server, migrated_template, tmp_path_factory.mktemp("home")) as (url, finish),
+        stocked(postgres_server, migrated_template, home, exporter=exporter) as (url, finish),
         closing(psycopg2.connect(url)) as session,
     ):
         session.autocommit = True
