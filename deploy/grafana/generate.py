@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from deploy.grafana.source.document import document
 from deploy.grafana.source.explore import EXPLORE
 from deploy.grafana.source.host import HOST
 from deploy.grafana.source.operations import OPERATIONS
@@ -21,7 +22,7 @@ DASHBOARDS = {"explore": EXPLORE, "host": HOST, "operations": OPERATIONS}
 def texts() -> dict[str, str]:
     """The text of each file by its name."""
     return {
-        f"{name}.json": json.dumps(dashboard.json(), indent=2, ensure_ascii=False) + "\n"
+        f"{name}.json": json.dumps(document(dashboard), indent=2, ensure_ascii=False) + "\n"
         for name, dashboard in DASHBOARDS.items()
     }
 

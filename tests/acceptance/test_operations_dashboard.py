@@ -132,7 +132,9 @@ def installation(
 @pytest.fixture(scope="module")
 def ask(installation: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
     """Asks a Prometheus that scrapes the installation, as the one of `deploy/prometheus` does."""
-    binary = shutil.which("prometheus") or missing("prometheus")
+    binary = shutil.which("prometheus")
+    if binary is None:
+        missing("prometheus")
     home = tmp_path_factory.mktemp("prometheus")
     address = f"127.0.0.1:{free_port()}"
     (home / "prometheus.yml").write_text(

@@ -30,7 +30,7 @@ WEEK = timedelta(days=7)
 MINUTE = timedelta(minutes=1)
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "grafana.md").read_text()
 #: By heading; the headings of examples are a level deeper.
-QUERIES = [
+QUERIES: list[tuple[str, str]] = [
     (title, query)
     for title, section in re.findall(r"^##+ (.+?)$(.*?)(?=^##|\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
     for query in re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
