@@ -129,20 +129,17 @@ _QUALITY = Row(
     (
         Panel(
             "timeseries",
-            "Completeness of each interval",
-            "Samples that arrived over samples due, and the tier that the dashboard reads at this interval. The last"
-            " interval may be open.",
-            (Query(chosen("time, instance, tier, completeness AS value", "up") + "\nORDER BY time"),),
+            "Completeness and success",
+            "Samples that arrived over samples due, and the share of collections that reached the machine; and the tier"
+            " that is read at this interval. The last interval may be open.",
+            (
+                Query(
+                    chosen("time, instance, tier, completeness AS complete, avg AS reached", "up") + "\nORDER BY time"
+                ),
+            ),
             Look("percentunit", min=0, max=1),
-            "${__field.labels.instance}, from ${__field.labels.tier}",
-        ),
-        Panel(
-            "timeseries",
-            "Up",
-            "Share of collections that reached the machine: below 1 some failed.",
-            (by_instance("avg", "up"),),
-            Look("percentunit", min=0, max=1),
-            INSTANCE,
+            "${__field.labels.instance} ${__field.name}, from ${__field.labels.tier}",
+            width=24,
         ),
     ),
 )

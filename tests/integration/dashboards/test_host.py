@@ -73,7 +73,6 @@ def test_every_query_of_host_has_an_answer_for_this_machine(
         ("Disk utilisation", {0.25}),
         ("Network traffic", {1_000.0, -1_000.0}),
         ("Network errors and drops", {1.0}),
-        ("Up", {1.0}),
     ],
 )
 def test_a_panel_of_host_has_the_values_that_were_collected(reading: Reading, panel: str, expected: set[float]) -> None:
@@ -85,6 +84,11 @@ def test_memory_is_of_all_chosen_machines_together(reading: Reading) -> None:
     found = asked(reading, HOST["Memory"], "node").rows[5]
     parts = {name: found[name] / GIGABYTE / len(INSTANCES) for name in ("used", "reclaimable", "free")}
     assert parts == pytest.approx({"used": 2, "reclaimable": 5, "free": 1})
+
+
+def test_completeness_and_success_name_the_tier_that_is_read(reading: Reading) -> None:
+    rows = asked(reading, HOST["Completeness and success"], "node").rows
+    assert {(row["tier"], row["complete"], row["reached"]) for row in rows[10:-10]} == {("1m", 1.0, 1.0)}
 
 
 def test_the_open_interval_is_marked(reading: Reading) -> None:
