@@ -54,7 +54,7 @@ bench: $(VENV)/dev.stamp ## measure the README's figures again
 
 clean: ## remove the virtual environment and what tools have left behind; no data
 	rm -rf $(VENV) dist build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find aggregator migrations tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find aggregator migrations tests benchmarks deploy -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The second call finds the stamp and is instant.
 $(VENV)/%.stamp: requirements/%.lock pyproject.toml scripts/virtual-environment

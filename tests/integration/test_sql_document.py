@@ -18,6 +18,8 @@ from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
 from aggregator.storage.reader_role import make_reader
+from tests.dashboards.macros import Span, expand
+from tests.dashboards.variables import Value, filled
 from tests.databases import create_database, drop_database
 from tests.installation import Installation, series_key, settings_for
 
@@ -75,14 +77,7 @@ def reading(
 
 def expanded(query: str) -> str:
     """The query as Grafana sends it for the hour."""
-    start, finish = f"'{START:%Y-%m-%dT%H:%M:%SZ}'", f"'{START + HOUR:%Y-%m-%dT%H:%M:%SZ}'"
-    query = re.sub(r"\$__timeFilter\((\w+)\)", rf"\1 BETWEEN {start} AND {finish}", query)
-    query = re.sub(r"\$__timeGroupAlias\((\w+), '1d'\)", r'floor(extract(epoch from \1)/86400)*86400 AS "time"', query)
-    for macro, text in (("timeFrom()", start), ("timeTo()", finish), ("interval_ms", "60000")):
-        query = query.replace(f"$__{macro}", text)
-    query = query.replace("${instance:regex}", "(t0|t1)").replace("$instance", "t0")
-    assert "$" not in query
-    return query
+    return expand(filled(query, {"instance": Value("t0")}), Span(START, START + HOUR, timedelta(minutes=1)))
 
 
 def rows_of(reading: Any, query: str) -> list[dict[str, Any]]:

@@ -87,7 +87,9 @@ def test_the_worker_sees_the_machine_s_own_mounts() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(path for path in DEPLOY.rglob("*") if path.is_file()), ids=lambda path: path.name
+    "path",
+    sorted(path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix != ".pyc"),
+    ids=lambda path: path.name,
 )
 def test_every_variable_that_is_set_exists(path: Path) -> None:
     assert set(VARIABLE.findall(path.read_text())) <= KNOWN_VARIABLES
