@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from tests.dashboards.macros import Span, expand
 from tests.dashboards.variables import Value, filled
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "grafana"
+_LABEL = re.compile(r"\$\{__field\.labels\.(\w+)\}|\{\{(\w+)\}\}")
 NAMES = tuple(sorted(path.stem for path in (FOLDER / "dashboards").glob("*.json")))
 
 
@@ -26,6 +28,12 @@ class Query:
     format: str
     shortest: str = "1m"
     points: float = 400
+    name: str = ""
+
+    @property
+    def labels(self) -> set[str]:
+        """The labels that its series are named by, in Grafana's way for a panel or for Prometheus."""
+        return {one or other for one, other in _LABEL.findall(self.name)}
 
     def sql(self, values: Mapping[str, Value], start: datetime, finish: datetime) -> str:
         """The SQL that Grafana sends for this span."""
@@ -58,9 +66,14 @@ def _queries(dashboard: Mapping[str, Any]) -> Iterator[Query]:
         yield Query(annotation["name"], "annotation", target["rawSql"], target["format"])
     for panel in panels(dashboard):
         for target in panel["targets"]:
-            text = target.get("rawSql", target.get("expr"))
             yield Query(
-                panel["title"], "panel", text, target["format"], panel.get("interval", "1s"), panel["maxDataPoints"]
+                panel["title"],
+                "panel",
+                target.get("rawSql", target.get("expr")),
+                target["format"],
+                panel.get("interval", "1s"),
+                panel["maxDataPoints"],
+                target.get("legendFormat", panel["fieldConfig"]["defaults"].get("displayName", "")),
             )
 
 

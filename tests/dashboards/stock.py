@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import psycopg2
 from sqlalchemy import Connection, select
 
@@ -18,7 +20,6 @@ from aggregator.collectors.protocol import Batch, Collected, Target
 from aggregator.config.model import HostSource, PrometheusSource
 from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.exposition.series import Kind, SeriesKey
-from aggregator.rollups.buckets import milliseconds
 from aggregator.storage import registry, tables
 from aggregator.storage.reader_role import make_reader
 from tests.databases import create_database, drop_database
@@ -29,6 +30,8 @@ STEP = timedelta(seconds=15)
 SPAN = timedelta(hours=1)
 #: So many real readings of this machine, one step apart: each is read now, and given an instant of its own.
 READINGS = 40
+#: When a sample came that waits to be rolled up: half a step between two others.
+OPEN_SINCE = timedelta(minutes=5) - STEP / 2
 GIGABYTE = 2.0**30
 #: The names hold what would end a literal or a string in a selector, and what means something in an expression.
 INSTANCES = ("web'1", 'web"2', "10.0.0.5:9100 (a+b)")
@@ -100,35 +103,55 @@ def _target(made: Installation, source: str, job: str, instance: str) -> Target:
     return made.database.run(work)
 
 
-def _store_known(made: Installation, finish: datetime) -> None:
+@dataclass(frozen=True)
+class _Machine:
+    """A target, and how its values of an instant come about."""
+
+    target: Target
+    read: Callable[[datetime], Collected]
+    readings: int
+
+
+def _known(made: Installation, finish: datetime) -> Iterator[_Machine]:
+    def read(target: Target, at: datetime) -> Collected:
+        values = known_values(dict(target.labels)["instance"], (at - finish + SPAN).total_seconds())
+        batch = Batch(at, tuple(values), np.array(list(values.values()), dtype=np.float64))
+        return Collected(target, at, 0.01, (batch,), samples=len(values))
+
     for instance in INSTANCES:
         target = _target(made, "scripted", "node", instance)
-        start = finish - SPAN
-        samples = {
-            milliseconds(start + STEP * step): known_values(instance, STEP.total_seconds() * step)
-            for step in range(SPAN // STEP)
-        }
-        made.collect(target, samples)
+        yield _Machine(target, partial(read, target), SPAN // STEP)
 
 
-def _store_this_machine(made: Installation, finish: datetime) -> None:
-    source, target = HostSource(name="host"), _target(made, "host", "host", "here")
-    collector = HostCollector()
-    for number in range(READINGS):
-        at = finish - STEP * (READINGS - number)
-        (read,) = collector.collect(source, [target])
-        made.collect_all([_at(read, at)])
+def _this_machine(made: Installation) -> _Machine:
+    """This machine, by our own collector."""
+    target, source, collector = _target(made, "host", "host", "here"), HostSource(name="host"), HostCollector()
+    return _Machine(target, lambda at: _at(next(collector.collect(source, [target])), at), READINGS)
 
 
-def _store_exporter(made: Installation, finish: datetime, address: str) -> None:
+def _exporter(made: Installation, address: str) -> _Machine:
     """This machine once more, as a node_exporter says it."""
-    target = _target(made, "scripted", "exporter", address)
-    source = PrometheusSource(name="exporter", targets=(f"http://{address}/metrics",))
+    url = f"http://{address}/metrics"
+    target, source = _target(made, "scripted", "exporter", address), PrometheusSource(name="exporter", targets=(url,))
     collector = PrometheusCollector()
-    for number in range(READINGS):
-        (read,) = collector.collect(source, [replace(target, address=f"http://{address}/metrics")])
-        assert read.error is None
-        made.collect_all([_at(replace(read, target=target), finish - STEP * (READINGS - number))])
+
+    def read(at: datetime) -> Collected:
+        (one,) = collector.collect(source, [replace(target, address=url)])
+        assert one.error is None
+        return _at(replace(one, target=target), at)
+
+    return _Machine(target, read, READINGS)
+
+
+def _store(made: Installation, machines: Sequence[_Machine], finish: datetime) -> None:
+    """All readings, rolled up; then of each machine one more in the past that is not: an interval that is not final."""
+    for machine in machines:
+        read = [machine.read(finish - STEP * number) for number in range(machine.readings, 0, -1)]
+        batches = tuple(batch for one in read for batch in one.batches)
+        made.collect_all([replace(read[0], batches=batches, samples=sum(one.samples for one in read))])
+    made.roll_up()
+    for machine in machines:
+        made.collect_all([machine.read(finish - OPEN_SINCE)])
 
 
 def _at(read: Collected, at: datetime) -> Collected:
@@ -149,11 +172,8 @@ def stocked(
     with closing(Installation(url, finish - SPAN, settings_for(home))) as made:
         made.now = finish
         ask_for(made, "node_load1")
-        _store_known(made, finish)
-        _store_this_machine(made, finish)
-        if exporter:
-            _store_exporter(made, finish, exporter)
-        made.roll_up()
+        machines = [*_known(made, finish), _this_machine(made), *([_exporter(made, exporter)] if exporter else ())]
+        _store(made, machines, finish)
         reader = made.database.run(lambda connection: make_reader(connection, "dashboards_reader", password=None))
     yield reader.url(url), finish
     drop_database(server, "dashboards")

@@ -74,6 +74,10 @@ def assert_shape(query: Query, answer: Answer) -> None:
         names = [name for name, kind in answer.columns.items() if kind != "number"]
         assert len({tuple(row[name] for name in names) for row in answer.rows}) == len(answer.rows), query.owner
         numbers = [name for name, kind in answer.columns.items() if kind == "number"]
+        texts = {name for name, kind in answer.columns.items() if kind == "text"}
+        # Two lines of one name could not be told apart; one that is named by a label that it lacks has an empty name.
+        assert texts == query.labels, query.owner
+        assert ("__field.name" in query.name) == (len(numbers) > 1), query.owner
         assert all(any(row[name] is not None for row in answer.rows) for name in numbers), query.owner
 
 
