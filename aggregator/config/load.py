@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from aggregator.config.lines import Path as KeyPath
 
-_SECTIONS = ("sources", "tiers", "summaries")
+_SECTIONS = ("sources", "tiers", "summaries", "rules")
 
 
 def load_settings(
@@ -62,7 +62,7 @@ class _Loading:
         scalars = self._scalars()
         entries = Entries(self._document)
         sources = entries.sources(exporter_listen=scalars.exporter_listen, web_listen=scalars.web_listen)
-        tiers, summaries = entries.tiers(), entries.summaries()
+        tiers, summaries, rules = entries.tiers(), entries.summaries(), entries.rules()
         self._faults += entries.faults
         self._faults += check_scalars(scalars, self._given)
         self._faults += check_rules(self._document)
@@ -74,6 +74,7 @@ class _Loading:
                 "sources": tuple(resolved(entry.value, self._document.folder) for entry in sources),
                 "tiers": tuple(sorted((entry.value for entry in tiers), key=lambda tier: tier.step)),
                 "summaries": tuple(entry.value for entry in summaries),
+                "rules": tuple(entry.value for entry in rules),
                 "file": None if self._document.path is None else self._document.path.absolute(),
             }
         )

@@ -59,6 +59,7 @@ RuleText = Annotated[str, BeforeValidator(_rule)]
 Rules = Annotated[tuple[RuleText, ...], BeforeValidator(_rules_or_all)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
+MetricName = Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=128)]
 
 
 class Model(BaseModel):
@@ -216,6 +217,30 @@ class Summary(Model):
     refresh: Duration = Field(default=timedelta(seconds=30), ge=MINIMUM_INTERVAL)
 
 
+class Rule(Model):
+    """New series named `name`: what `select` matches, added up over all series that agree in some labels."""
+
+    name: MetricName
+    select: SelectorText
+    #: The labels that outputs keep, or those that they lose; exactly one of the two is given.
+    by: tuple[LabelName, ...] | None = None
+    without: tuple[LabelName, ...] | None = None
+    #: Labels that all outputs have besides.
+    labels: dict[LabelName, str] = {}
+
+    @model_validator(mode="after")
+    def _is_one_grouping(self) -> Rule:
+        if (self.by is None) == (self.without is None):
+            raise ValueError('give either by or without, such as by = ["instance"]; by = [] makes one series of all')
+        reserved = sorted(name for name in (*(self.by or ()), *self.labels) if name.startswith("__"))
+        if reserved:
+            place = "labels" if reserved[0] in self.labels else "by"
+            raise ValueError(f"{place} names {reserved[0]}, but what begins with __ is reserved; choose another label")
+        if parse_selector(self.select).metric == self.name:
+            raise ValueError("name is that of the metric it selects, which would then count twice; choose another")
+        return self
+
+
 class Settings(Model):
     """All of the configuration. URLs are None where the embedded servers are to be used."""
 
@@ -243,5 +268,6 @@ class Settings(Model):
     sources: tuple[Source, ...] = ()
     tiers: tuple[Tier, ...] = ()
     summaries: tuple[Summary, ...] = ()
+    rules: tuple[Rule, ...] = ()
     #: The file that was read; None where the defaults are in force.
     file: Path | None = None

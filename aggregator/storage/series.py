@@ -46,7 +46,7 @@ def register(
     map_id = connection.execute(
         select(targets.c.map_id).where(targets.c.id == target_id).with_for_update(key_share=True)
     ).scalar_one()
-    ids = _series_ids(connection, target_id, keys, now=now)
+    ids = ensure_series(connection, target_id, keys, now=now)
     listed: list[int] = []
     if map_id is not None:
         listed = list(connection.execute(select(maps.c.series_ids).where(maps.c.id == map_id)).scalar_one())
@@ -69,8 +69,11 @@ def _begin_map(connection: Connection, target_id: int, series_ids: list[int], *,
     return map_id
 
 
-def _series_ids(connection: Connection, target_id: int, keys: Sequence[SeriesKey], *, now: datetime) -> list[int]:
-    """The ids of the keys, in their order; series that are new are inserted."""
+def ensure_series(connection: Connection, target_id: int, keys: Sequence[SeriesKey], *, now: datetime) -> list[int]:
+    """The ids of the keys, in their order; series that are new are inserted.
+
+    Uses index: series_target_id_identity_hash_key.
+    """
     hashes = [identity_hash(key) for key in keys]
     known = _known_ids(connection, target_id)
     new = [(digest, key) for digest, key in zip(hashes, keys, strict=True) if digest not in known]

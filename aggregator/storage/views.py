@@ -31,6 +31,8 @@ class TierView:
 #   read the block's rows anew; without it the planner remembers them (Memoize): 7.6 ms became 5.3.
 # - An aggregate without GROUP BY gives one row, so the look-up of the ledger is left out unless `is_final` is asked for
 #   (8 ms less), and else done once for a shard and bucket. Uses index dirty_shard_id_bucket_idx.
+# - An output of a rule is not final before the shards of its inputs are: the ledger is asked about all of them at once.
+#   Uses index rule_shards_pkey.
 _ROWS = """
 SELECT
     {first_columns}r.bucket AS time,
@@ -53,7 +55,7 @@ SELECT
         WHEN r.increase[s.position] = 'NaN' THEN NULL
         WHEN abs(r.increase[s.position]) > 1e300 THEN r.increase[s.position] * 'Infinity'
         ELSE r.increase[s.position] END / nullif(nullif(r.covered[s.position], 'NaN'), 0) AS rate,
-    least(1, r.count[s.position]::float8 / nullif(r.slots_due, 0)) AS completeness,
+    least(1, r.count[s.position]::float8 / nullif(coalesce(r.slots[s.position], r.slots_due), 0)) AS completeness,
     ledger.is_final{last_columns}
 FROM {schema}.rollup AS r
 JOIN {schema}.series AS s ON s.block_id = r.block_id
@@ -63,7 +65,11 @@ LEFT JOIN LATERAL (
     SELECT {end_of_bucket} + interval '{lateness} seconds' <= now() AND count(*) = 0 AS is_final
     FROM (
         SELECT FROM {schema}.dirty AS d
-        WHERE d.shard_id = b.shard_id AND d.bucket >= r.bucket AND d.bucket < {end_of_bucket}
+        WHERE d.shard_id = ANY (ARRAY(
+                SELECT b.shard_id UNION ALL SELECT i.input_shard_id FROM {schema}.rule_shards AS i
+                WHERE i.shard_id = b.shard_id
+            ))
+            AND d.bucket >= r.bucket AND d.bucket < {end_of_bucket}
             AND d.tier_id = ANY ({built_from})
         LIMIT 1
     ) AS found
@@ -74,7 +80,7 @@ WHERE {of_tier}coalesce(r.count[s.position], nothing.none) > 0
 _MORE_COLUMNS = """,
     nullif(r.m2[s.position], 'NaN') AS m2,
     nullif(r.covered[s.position], 'NaN') AS covered,
-    r.slots_due,
+    coalesce(r.slots[s.position], r.slots_due) AS slots_due,
     s.id AS series_id,
     b.shard_id,
     {built_from} AS built_from"""

@@ -13,7 +13,7 @@ from aggregator import telemetry
 from aggregator.errors import ServerUnreachableError
 from aggregator.stages.rollup.spans import buckets_at_once
 from aggregator.stages.rollup.transaction import Transaction
-from aggregator.storage import blocks, catalog, ledger, registry, runs
+from aggregator.storage import blocks, catalog, ledger, registry, rules, runs
 from aggregator.storage.blocks import Layout, LayoutCache
 from aggregator.storage.engine import Connection, Database
 
@@ -77,6 +77,7 @@ class Rollup:
 
     def _step(self, connection: Connection, shard_id: int, *, clock: Clock) -> _Step | None:
         now = clock()
+        rules.hold(connection)
         if not ledger.lock_shard(connection, shard_id):
             return None
         cells = blocks.cells_of_shard(connection, shard_id)
@@ -88,8 +89,9 @@ class Rollup:
         if tier is None:  # the tier was taken out of the configuration: nobody reads it any more
             return _Step("removed", 0, {})
         slots = registry.slots_of_shard(connection, shard_id)
+        rule = rules.rule_of_shard(connection, shard_id)
         transaction = Transaction(
-            connection, installation, tier, shard_id, work.backfill, now, self.layouts, slots, cells
+            connection, installation, tier, shard_id, work.backfill, now, self.layouts, slots, cells, rule
         )
         rows = transaction.run(work)
         runs.record(
