@@ -5,6 +5,8 @@ The order of the series makes no difference, not even in the last bit: what is a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -39,6 +41,18 @@ def aggregate(statistics: Statistics, groups: Integers, *, size: int) -> Statist
 def totals(values: Integers, groups: Integers, *, size: int) -> Integers:
     """The sum of whole numbers of each group, shape (size,), exact up to 2^53."""
     return np.bincount(groups, weights=values, minlength=size).astype(np.int64)
+
+
+def slots_of_whole(parts: Sequence[tuple[Integers, Integers]], *, of: int) -> Integers:
+    """The slots due in a bucket of `of` parts, from the counts and slots of those that are there; all of one shape.
+
+    A part without samples is taken to have had as many slots as the others.
+    """
+    total, given = (np.zeros(parts[0][0].shape, dtype=np.int64) for _ in range(2))
+    for count, slots in parts:
+        total += np.where(count > 0, slots, 0)
+        given += count > 0
+    return np.rint(total / np.maximum(given, 1) * of).astype(np.int64)
 
 
 def _reduce(extreme: np.ufunc, values: Floats, groups: Integers, *, out: Floats) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from aggregator.storage.blocks import BLOCK_SERIES, Grid
 from aggregator.storage.copying import Rows, copy_in, copy_out, encode, grouped
 from aggregator.storage.rules import RuleEntry
 from aggregator.storage.selecting import selected
-from aggregator.storage.series import ensure_series, identity_hash
+from aggregator.storage.series import ensure_series, identity_hash, known_ids
 
 _TABLE = tables.rule_inputs
 _NAMES = ("block_id", "rule_id", "kind", "outputs")
@@ -74,6 +74,15 @@ def find_inputs(connection: Connection, rule: RuleEntry, *, now: datetime) -> No
     The caller holds the rules alone. Uses index: series_metric_idx.
     """
     forget_inputs(connection, rule)
+    shard_ids: set[int] = set()
+    for found in _selected(connection, rule):
+        shard_ids.update(shard_id for _, shard_id in found)
+        _add(connection, rule, [placed for placed, _ in found], now=now)
+    _note_shards(connection, rule, sorted(shard_ids))
+
+
+def _selected(connection: Connection, rule: RuleEntry) -> Iterator[list[tuple[Placed, int]]]:
+    """All series that a rule selects and that have a place, with their shards, by block; some at a time."""
     series, targets = tables.series, tables.targets
     matches = selected(rule.selector, metric=series.c.metric, labels=series.c.labels)
     is_output = select(tables.rules.c.id).where(tables.rules.c.target_id == targets.c.id).exists()
@@ -84,11 +93,27 @@ def find_inputs(connection: Connection, rule: RuleEntry, *, now: datetime) -> No
         .order_by(series.c.block_id, series.c.position)
     )
     options = {"stream_results": True, "max_row_buffer": _AT_ONCE}
-    shard_ids: set[int] = set()
     for rows in connection.execute(statement, execution_options=options).partitions(_AT_ONCE):
-        shard_ids.update(row.shard_id for row in rows)
-        _add(connection, rule, [_placed(*row[:-1]) for row in rows], now=now)
-    _note_shards(connection, rule, sorted(shard_ids))
+        yield [(_placed(*row[:-1]), row.shard_id) for row in rows]
+
+
+def inputs_by_labels(connection: Connection, rule: RuleEntry) -> Inputs:
+    """The inputs of a rule as their names and labels say, whatever was written down.
+
+    Uses indexes: series_metric_idx, series_target_id_identity_hash_key.
+    """
+    known = known_ids(connection, rule.target_id)
+    blocks: dict[int, Outputs] = {}
+    kind_of: dict[int, Kind] = {}
+    for one, _ in (each for found in _selected(connection, rule) for each in found):
+        outputs = blocks.setdefault(one.block_id, np.zeros(BLOCK_SERIES, dtype=np.int64))
+        outputs[one.position] = known.get(identity_hash(rule.output_of(one.labels, one.kind)), 0)
+        kind_of[one.block_id] = one.kind
+    is_counter = np.array([kind == Kind.COUNTER for kind in kind_of.values()], dtype=np.bool_)
+    return Inputs(
+        Grid(np.array(list(blocks), dtype=np.int64), is_counter),
+        np.array(list(blocks.values()), dtype=np.int64).reshape(-1, BLOCK_SERIES),
+    )
 
 
 def _of_series() -> tuple[ColumnElement[Any], ...]:

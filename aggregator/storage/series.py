@@ -75,11 +75,11 @@ def ensure_series(connection: Connection, target_id: int, keys: Sequence[SeriesK
     Uses index: series_target_id_identity_hash_key.
     """
     hashes = [identity_hash(key) for key in keys]
-    known = _known_ids(connection, target_id)
+    known = known_ids(connection, target_id)
     new = [(digest, key) for digest, key in zip(hashes, keys, strict=True) if digest not in known]
     if new:
         _insert_series(connection, target_id, dict(new), now=now)
-        known = _known_ids(connection, target_id)
+        known = known_ids(connection, target_id)
     return [known[digest] for digest in hashes]
 
 
@@ -113,7 +113,8 @@ def _insert_series(connection: Connection, target_id: int, new: dict[bytes, Seri
     )
 
 
-def _known_ids(connection: Connection, target_id: int) -> dict[bytes, int]:
+def known_ids(connection: Connection, target_id: int) -> dict[bytes, int]:
+    """The ids of a target's series by `identity_hash`. Uses index: series_target_id_identity_hash_key."""
     table = tables.series
     rows = connection.execute(select(table.c.identity_hash, table.c.id).where(table.c.target_id == target_id))
     return {bytes(digest): series_id for digest, series_id in rows}

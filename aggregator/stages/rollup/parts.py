@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from aggregator.rollups.aggregate import slots_of_whole
 from aggregator.rollups.buckets import Ladder, SlotGrid
 from aggregator.rollups.statistics import Integers, Statistics
-from aggregator.storage.blocks import BLOCK_SERIES
 from aggregator.storage.rollup_rows import Stored
 
 #: So many samples a rollup can count: 31 bits. An output of many thousand series may have more in a month.
@@ -68,13 +68,10 @@ class OutputParts:
 
     def slots(self, bucket: Whole, *, blocks: int) -> tuple[Integers, Integers | None]:
         """Those of the parts that have samples; a part that has none is taken to have had as many as the others."""
-        total, given = (np.zeros((blocks, BLOCK_SERIES), dtype=np.int64) for _ in range(2))
-        for part in bucket.parts.values():
-            is_given = part.statistics.count > 0
-            total += np.where(is_given, part.slots_of_cells, 0)
-            given += is_given
-        parts = sum(1 for _ in bucket.finer.starts(bucket.start, bucket.end))
-        return of_outputs(np.rint(total / np.maximum(given, 1) * parts))
+        del blocks
+        parts = [(part.statistics.count, part.slots_of_cells) for part in bucket.parts.values()]
+        of = sum(1 for _ in bucket.finer.starts(bucket.start, bucket.end))
+        return of_outputs(slots_of_whole(parts, of=of))
 
 
 def countable(statistics: Statistics) -> Statistics:
@@ -85,7 +82,7 @@ def countable(statistics: Statistics) -> Statistics:
     return statistics.where(is_countable, Statistics.empty(statistics.count.shape))
 
 
-def of_outputs(slots: npt.NDArray[np.floating] | Integers) -> tuple[Integers, Integers]:
+def of_outputs(slots: Integers) -> tuple[Integers, Integers]:
     """Slots of the cells of outputs as they are stored: by block the most of any, and by cell."""
-    by_cell = np.minimum(slots, MOST_SAMPLES).astype(np.int64)
+    by_cell = np.minimum(slots, MOST_SAMPLES)
     return by_cell.max(axis=1), by_cell
