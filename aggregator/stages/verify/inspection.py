@@ -14,6 +14,7 @@ from aggregator.storage import registry, rule_inputs, rules, verify_inputs
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.engine import Connection
 from aggregator.storage.rollup_rows import Stored, read_rollups
+from aggregator.storage.rule_inputs import Inputs
 from aggregator.storage.rule_rollups import added_up
 from aggregator.storage.rules import RuleEntry
 from aggregator.storage.verify_inputs import ShardSeries
@@ -33,6 +34,7 @@ class _Shard:
     members: dict[int, selftest.Member]
     interval: timedelta
     rule: RuleEntry | None
+    inputs: Inputs | None
 
 
 @dataclass
@@ -60,8 +62,8 @@ class Inspection:
         if not clean or not len(shard.series):
             return
         try:
-            if tier.is_finest and shard.rule is not None:
-                self._ruled(tier, sorted(clean), shard=shard, rule=shard.rule)
+            if tier.is_finest and shard.inputs is not None:
+                self._ruled(tier, sorted(clean), shard=shard, inputs=shard.inputs)
             elif tier.is_finest:
                 self._finest(tier, buckets, clean=clean, shard=shard)
             else:
@@ -74,8 +76,9 @@ class Inspection:
         if self._shard is None or self._shard.id != shard_id:
             rule = rules.rule_of_shard(self.connection, shard_id)
             series = verify_inputs.read_shard_series(self.connection, shard_id, rule=rule)
+            inputs = None if rule is None else rule_inputs.inputs_by_labels(self.connection, rule)
             interval = min(registry.slots_of_shard(self.connection, shard_id).interval, _SHORTEST_INTERVAL)
-            self._shard = _Shard(shard_id, series, selftest.members(self.connection, series), interval, rule)
+            self._shard = _Shard(shard_id, series, selftest.members(self.connection, series), interval, rule, inputs)
         return self._shard
 
     def _kept_since(self, tier_id: int | None) -> datetime | None:
@@ -164,9 +167,8 @@ class Inspection:
         is_made = rule.active or not tier.is_finest
         return {bucket for bucket in buckets if is_made and all(bucket >= limit for limit in since)}
 
-    def _ruled(self, tier: TierEntry, buckets: Sequence[datetime], *, shard: _Shard, rule: RuleEntry) -> None:
+    def _ruled(self, tier: TierEntry, buckets: Sequence[datetime], *, shard: _Shard, inputs: Inputs) -> None:
         """Outputs against the stored rollups of what the rule selects, by name and labels."""
-        inputs = rule_inputs.inputs_by_labels(self.connection, rule)
         judge, series = self._judge(tier, shard), shard.series
         found = self._stored(tier, series, since=buckets[0], until=tier.ladder.end_of(buckets[-1]))
         nothing = Stored.nothing(len(series.grid.block_ids))
