@@ -257,6 +257,33 @@ def test_relative_paths_in_the_file_count_from_its_folder(tmp_path: Path) -> Non
             "[[summaries]]\nname = 's'\nselect = 'x{'",
             "a.toml:3: [[summaries]] \"s\": select: selector 'x{', column 3: ",
         ),
+        ("[[rules]]\nname = 'a b'\nselect = 'x'\nby = []", "a.toml:2: [[rules]] \"a b\": name: 'a b' is not allowed"),
+        (
+            "[[rules]]\nname = 'r'\nselect = 'x{'\nby = []",
+            "a.toml:3: [[rules]] \"r\": select: selector 'x{', column 3: ",
+        ),
+        ("[[rules]]\nname = 'r'\nselect = 'x'", 'a.toml:1: [[rules]] "r": give either by or without'),
+        (
+            "[[rules]]\nname = 'r'\nselect = 'x'\nby = ['a']\nwithout = ['b']",
+            'a.toml:1: [[rules]] "r": give either by or without',
+        ),
+        (
+            "[[rules]]\nname = 'r'\nselect = 'x'\nby = ['a', '__name__']",
+            'a.toml:4: [[rules]] "r": by: names __name__, but what begins with __ is reserved',
+        ),
+        (
+            "[[rules]]\nname = 'r'\nselect = 'x'\nby = []\nlabels = { __a = 'b' }",
+            'a.toml:5: [[rules]] "r": labels: names __a, but what begins with __ is reserved',
+        ),
+        (
+            "[[rules]]\nname = 'x'\nselect = 'x'\nby = []",
+            'a.toml:2: [[rules]] "x": name: is that of the metric it selects',
+        ),
+        (
+            "[[rules]]\nname = 'r'\nselect = 'x'\nby = []\n[[rules]]\nname = 'r'\nselect = 'y'\nby = []",
+            'a.toml:6: [[rules]] "r": name: line 2 has the same name',
+        ),
+        ("[[rules]]\nname = 'r'\nselect = 'x'\nbye = []\nby = []", 'a.toml:4: [[rules]] "r": bye: no such key'),
         ("a = 1\nb = [1,\nc", "a.toml:3: this is not TOML: "),
         ("a = ", "a.toml:1: this is not TOML: Invalid value"),
     ],
