@@ -15,8 +15,8 @@ from aggregator.config.document import Document, read_document
 from aggregator.config.entries import Entries, resolved
 from aggregator.config.environment import FILE_SUFFIX, PREFIX, SCALARS, Given, from_environment, is_secret, read_secret
 from aggregator.config.faults import explain, no_such_key
+from aggregator.config.filters import check_filters
 from aggregator.config.model import Settings
-from aggregator.config.rules import check_rules
 from aggregator.errors import ConfigurationError, Fault
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class _Loading:
         tiers, summaries, rules = entries.tiers(), entries.summaries(), entries.rules()
         self._faults += entries.faults
         self._faults += check_scalars(scalars, self._given)
-        self._faults += check_rules(self._document)
+        self._faults += check_filters(self._document)
         self._faults += check_tiers(tiers, scalars, self._given, is_complete=entries.tiers_are_valid)
         if self._faults:
             raise ConfigurationError(*sorted(self._faults, key=lambda fault: (fault.file, fault.line or 0)))

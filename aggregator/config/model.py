@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, m
 from aggregator.config.duration import months_in, parse_duration
 from aggregator.config.selector import Selector, parse_selector
 
-#: The rule that every series meets.
+#: The selector that every series meets.
 EVERYTHING = ".*"
 MINIMUM_INTERVAL = timedelta(seconds=1)
 #: Below the soft limit of a task (240 s), which would end a collection without a word about its targets.
@@ -36,13 +36,13 @@ def _selector(value: Any) -> Any:  # noqa: ANN401 - as above
     return value
 
 
-def _rule(value: Any) -> Any:  # noqa: ANN401 - as above
+def _filter(value: Any) -> Any:  # noqa: ANN401 - as above
     if isinstance(value, str):
         parse_selector(value, anchored_name=True)
     return value
 
 
-def _rules_or_all(value: Any) -> Any:  # noqa: ANN401 - as above
+def _filters_or_all(value: Any) -> Any:  # noqa: ANN401 - as above
     if isinstance(value, bool):
         return (EVERYTHING,) if value else ()
     if not isinstance(value, tuple | list):
@@ -54,9 +54,9 @@ Duration = Annotated[timedelta, BeforeValidator(_duration)]
 #: Prometheus' selector as text; checked when the settings are read.
 SelectorText = Annotated[str, BeforeValidator(_selector)]
 #: As above, with a name that may be a regular expression, for `keep` and `drop`.
-RuleText = Annotated[str, BeforeValidator(_rule)]
+FilterText = Annotated[str, BeforeValidator(_filter)]
 #: A list of those; `true` stands for all series, `false` for none.
-Rules = Annotated[tuple[RuleText, ...], BeforeValidator(_rules_or_all)]
+Filters = Annotated[tuple[FilterText, ...], BeforeValidator(_filters_or_all)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 MetricName = Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=128)]
@@ -85,10 +85,10 @@ class BaseSource(Model):
     interval: Duration = Field(default=timedelta(seconds=15), ge=MINIMUM_INTERVAL, le=timedelta(days=1))
     timeout: Duration = Field(default=timedelta(seconds=10), gt=timedelta(0), le=MAXIMUM_TIMEOUT)
     labels: dict[LabelName, str] = {}
-    keep: tuple[RuleText, ...] = ()
-    drop: tuple[RuleText, ...] = ()
+    keep: tuple[FilterText, ...] = ()
+    drop: tuple[FilterText, ...] = ()
     #: Which gauges keep a sketch of how their samples are distributed.
-    quantiles: Rules = ()
+    quantiles: Filters = ()
     limits: Limits = Limits()
 
     @model_validator(mode="after")

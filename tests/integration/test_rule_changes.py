@@ -12,6 +12,7 @@ from sqlalchemy import select, text, update
 from aggregator.collectors.protocol import Target
 from aggregator.config.model import Rule
 from aggregator.config.selector import parse_selector
+from aggregator.errors import UsageError
 from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
 from aggregator.serving.explanation import explain
@@ -24,6 +25,7 @@ from aggregator.storage import catalog, recompute, rule_inputs, tables
 from aggregator.storage.engine import Connection, Database
 from aggregator.storage.explain import find_series
 from aggregator.storage.explain_facts import gather
+from aggregator.storage.history_targets import find_or_make_target
 from aggregator.storage.rule_inputs import Inputs
 from aggregator.storage.rules import RuleEntry
 from aggregator.tasks.recomputation import Recomputation
@@ -168,6 +170,17 @@ def test_outputs_are_never_inputs(installation: Installation) -> None:
     installation.roll_up()
     assert outputs(installation, "metrics_1m", "all:everything") == outputs(installation, "metrics_1m", "all:g")
     assert outputs(installation, "metrics_1m", "more:outputs") == {}
+
+
+def test_old_samples_are_not_stored_among_the_outputs_of_a_rule(installation: Installation) -> None:
+    publish(installation, ALL)
+    labels = {"job": "rule:all:g", "instance": "x"}
+
+    def work(connection: Connection) -> object:
+        return find_or_make_target(connection, "rule:all:g", labels, interval=MINUTE, now=START)
+
+    with pytest.raises(UsageError, match="a rule makes what has that name"):
+        installation.database.run(work)
 
 
 def test_a_sum_that_is_too_large_is_infinite_and_raises_nothing(installation: Installation) -> None:
