@@ -25,9 +25,12 @@ _TABLE = tables.rules
 _LOCK = func.hashtext("aggregator.rules")
 
 
-def hold(connection: Connection) -> None:
-    """Keep the rules as they are up to the end of the transaction. The first statement, so that none waits for us."""
-    connection.execute(select(func.pg_advisory_xact_lock_shared(_LOCK)))
+def hold(connection: Connection) -> bool:
+    """Keep the rules as they are up to the end of the transaction; False where somebody changes them, or waits to.
+
+    The first statement, so that who holds them alone never waits for what we have.
+    """
+    return bool(connection.execute(select(func.pg_try_advisory_xact_lock_shared(_LOCK))).scalar_one())
 
 
 def hold_alone(connection: Connection) -> None:

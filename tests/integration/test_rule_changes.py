@@ -1,67 +1,25 @@
-"""What happens to the outputs of rules: late data, races, rules that change and go, verification, explanation."""
+"""What happens to the outputs of rules: late data, races, rules that come, change and go."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import copy
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import insert, select, text
 
-from aggregator.collectors.protocol import Target
 from aggregator.config.model import Rule
-from aggregator.config.selector import parse_selector
 from aggregator.errors import UsageError
-from aggregator.exposition.series import Kind
-from aggregator.rollups.buckets import milliseconds
-from aggregator.serving.explanation import explain
-from aggregator.serving.explanation_document import document
 from aggregator.stages.collect.store import FrameStore
 from aggregator.stages.rollup import Rollup
-from aggregator.stages.verify import Range, Verify
-from aggregator.stages.verify.report import Report
-from aggregator.storage import catalog, recompute, rule_inputs, tables
-from aggregator.storage.engine import Connection, Database
-from aggregator.storage.explain import find_series
-from aggregator.storage.explain_facts import gather
+from aggregator.storage import rule_inputs, tables
+from aggregator.storage.engine import Connection, Database, transaction
 from aggregator.storage.history_targets import find_or_make_target
 from aggregator.storage.rule_inputs import Inputs
 from aggregator.storage.rules import RuleEntry
-from aggregator.tasks.recomputation import Recomputation
-from tests.installation import Installation, series_key
+from tests.installation import Installation
+from tests.rule_steps import ALL, EACH, MINUTE, START, collect, outputs, publish, two_targets
 from tests.ruled import publish_rules
-
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
-ALL = Rule(name="all:g", select="g", by=())
-EACH = Rule(name="each:g", select="g", by=("instance",))
-
-
-def publish(installation: Installation, *rules: Rule) -> None:
-    installation.database.run(lambda found: publish_rules(found, installation.settings, rules, now=installation.now))
-
-
-def collect(installation: Installation, target: Target, place: int, values: Mapping[int, float]) -> None:
-    """Store samples of the gauge `g` of a target, by the seconds after `START`."""
-    key = series_key("g", place, Kind.GAUGE)
-    samples = {milliseconds(START) + 1_000 * second: {key: value} for second, value in values.items()}
-    installation.collect(target, samples)
-
-
-def outputs(installation: Installation, view: str, metric: str) -> dict[tuple[str | None, datetime], object]:
-    """The sums of a rule's outputs by instance and bucket."""
-    rows = installation.rows(view)
-    return {(instance, time): row["sum"] for (name, instance, time), row in rows.items() if name == metric}
-
-
-def two_targets(installation: Installation) -> list[Target]:
-    """Two targets with three minutes of samples each, and a clock that stands long after them."""
-    targets = installation.targets(2)
-    installation.now = START + timedelta(minutes=10)
-    for place, target in enumerate(targets):
-        collect(installation, target, place, {20: 1.0 + place, 80: 10.0 + place, 140: 100.0 + place})
-    return targets
 
 
 def test_late_data_in_an_old_bucket_changes_all_tiers_of_the_output(installation: Installation) -> None:
@@ -147,6 +105,22 @@ def test_no_coarser_bucket_shows_old_and_new_outputs_side_by_side(installation: 
     assert seen == {frozenset([None]), frozenset(["t0", "t1"])}
 
 
+def test_buckets_whose_inputs_may_be_gone_stay_as_they_were(installation: Installation) -> None:
+    publish(installation, ALL)
+    two_targets(installation)
+    installation.now = START + timedelta(days=2)
+    installation.roll_up()
+    views = ("metrics_1m", "metrics_5m", "metrics_1h", "metrics_1d")
+    before = [outputs(installation, view, "all:g") for view in views]
+    finest = select(tables.tiers.c.id).where(tables.tiers.c.name == "1m").scalar_subquery()
+    gone = {"table_name": "rollup", "tier_id": finest, "dropped_before": START + timedelta(days=1)}
+    installation.database.run(lambda connection: connection.execute(insert(tables.retained).values(gone)))
+    publish(installation, Rule(name="all:g", select="g", by=("instance",)))
+    installation.roll_up()
+    assert [outputs(installation, view, "all:g") for view in views] == before
+    assert installation.marks() == []
+
+
 def test_a_removed_rule_keeps_what_it_has_and_nothing_marks_it_any_more(installation: Installation) -> None:
     publish(installation, ALL)
     target = two_targets(installation)[0]
@@ -226,73 +200,21 @@ def beside(installation: Installation, other: Database) -> Installation:
     return second
 
 
+def test_nothing_is_rolled_up_while_rules_change_and_nothing_is_lost(
+    installation: Installation, other: Database
+) -> None:
+    two_targets(installation)
+    waiting = installation.marks()
+    with transaction(other.engine) as connection:
+        publish_rules(connection, installation.settings, [ALL], now=installation.now)
+        assert installation.roll_up() == 0
+        assert installation.marks() == waiting
+    installation.roll_up()
+    assert outputs(installation, "metrics_5m", "all:g") == {(None, START): 225.0}
+
+
 def input_shards(installation: Installation) -> list[int]:
     rules = select(tables.rules.c.shard_id)
     statement = select(tables.shards.c.id).where(tables.shards.c.id.not_in(rules))
     with installation.database.engine.connect() as connection:
         return list(connection.execute(statement).scalars())
-
-
-def verified(installation: Installation) -> Report:
-    scope = Range(START - timedelta(hours=1), START + timedelta(hours=2))
-    return Verify(installation.database, "test").look(scope, clock=lambda: installation.now)
-
-
-def test_verify_finds_an_output_that_is_wrong(installation: Installation) -> None:
-    publish(installation, ALL, EACH)
-    two_targets(installation)
-    installation.now = START + timedelta(days=2)
-    installation.roll_up()
-    clean = verified(installation)
-    assert (clean.mismatches, clean.rollups > 0) == ((), True)
-    spoil = text(
-        "UPDATE aggregator.rollup SET sum[1] = sum[1] + 1, slots[1] = slots[1] + 1 WHERE slots IS NOT NULL"
-        " AND bucket = :start AND tier_id = (SELECT id FROM aggregator.tiers WHERE name = '1m')"
-    )
-    installation.database.run(lambda connection: connection.execute(spoil, {"start": START}))
-    found = {(one.metric, one.tier, one.column) for one in verified(installation).mismatches}
-    assert {("all:g", "1m", "sum"), ("all:g", "1m", "slots"), ("each:g", "1m", "sum")} <= found
-
-
-def test_recompute_of_a_rule_brings_back_what_is_right(installation: Installation) -> None:
-    publish(installation, ALL)
-    two_targets(installation)
-    installation.now = START + timedelta(days=2)
-    installation.roll_up()
-    right = outputs(installation, "metrics_1d", "all:g"), outputs(installation, "metrics_1m", "all:g")
-    spoil = update(tables.rollup).where(tables.rollup.c.slots.is_not(None)).values(sum=text("array[7.0]"))
-    installation.database.run(lambda connection: connection.execute(spoil))
-    selector = parse_selector("all:g")
-
-    def request(connection: Connection) -> tuple[recompute.Request, recompute.Scope]:
-        scope = recompute.scope_of(connection, selector)
-        asked = {"since": START - timedelta(hours=1), "until": START + timedelta(hours=1)}
-        return recompute.begin(connection, str(selector), **asked, now=installation.now), scope
-
-    asked, scope = installation.database.run(request)
-    recomputation = Recomputation(installation.database, installation.rollup, lambda: installation.now)
-    recomputation.run(asked, scope, report=lambda _: None)
-    assert (outputs(installation, "metrics_1d", "all:g"), outputs(installation, "metrics_1m", "all:g")) == right
-
-
-@pytest.mark.parametrize("tier_name", ["1m", "1h"])
-def test_explain_names_the_rule_and_its_inputs(installation: Installation, tier_name: str) -> None:
-    publish(installation, ALL)
-    two_targets(installation)
-    installation.now = START + timedelta(days=2)
-    installation.roll_up()
-
-    def look(connection: Connection) -> dict[str, object]:
-        (tier,) = (one for one in catalog.read_installation(connection).tiers if one.name == tier_name)
-        (series,) = find_series(connection, parse_selector("all:g"), limit=2)
-        found = explain(gather(connection, series, tier=tier, at=START, now=installation.now))
-        assert not found.is_contradicted
-        assert [check.is_exact for check in found.checks] == [True]
-        return document(found)
-
-    told = installation.database.run(look)
-    assert told["rule"] == {
-        "name": "all:g", "select": "g", "by": [], "without": [], "active": True, "series": 2, "shards": 1, "present": 2,
-    }  # fmt: skip
-    assert told["is_final"]
-    assert told["completeness"] is not None

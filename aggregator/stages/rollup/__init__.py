@@ -65,7 +65,7 @@ class Rollup:
         return rows
 
     def _roll_up(self, shard_id: int, *, clock: Clock) -> int | None:
-        """One transaction for one shard; None where another worker has it or nothing is due any more."""
+        """One transaction for one shard; None where another worker has it, rules change, or nothing is due any more."""
         started = time.monotonic()
         step = self.database.run(lambda connection: self._step(connection, shard_id, clock=clock))
         if step is None:
@@ -77,8 +77,7 @@ class Rollup:
 
     def _step(self, connection: Connection, shard_id: int, *, clock: Clock) -> _Step | None:
         now = clock()
-        rules.hold(connection)
-        if not ledger.lock_shard(connection, shard_id):
+        if not rules.hold(connection) or not ledger.lock_shard(connection, shard_id):
             return None
         cells = blocks.cells_of_shard(connection, shard_id)
         work = ledger.take(connection, shard_id, now=now, most_buckets=buckets_at_once(cells))
