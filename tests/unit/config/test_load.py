@@ -315,6 +315,12 @@ def test_a_fault_of_a_variable_names_the_variable(tmp_path: Path, variable: str,
     assert found.startswith(fault)
 
 
+def test_the_example_in_the_document_on_rules_is_right(tmp_path: Path) -> None:
+    document = (Path(__file__).resolve().parents[3] / "docs" / "rules.md").read_text()
+    first, second = load(tmp_path, document.split("```toml")[1].split("```")[0]).rules
+    assert (first.by, second.by, second.labels) == (("job",), (), {"site": "north"})
+
+
 def test_a_value_given_twice_in_one_place_is_a_fault(tmp_path: Path) -> None:
     (found,) = faults(tmp_path, "cache_url = 'redis://h'\ncache_url_file = 'x'")
     assert found == "a.toml:2: cache_url_file: cache_url is given as well; keep one of the two"
