@@ -220,4 +220,5 @@ def _is_close(stored: float | None, expected: Any, tolerance: Fraction, *, may_o
         return stored == expected
     if not math.isfinite(stored):
         return abs(expected) > LARGEST
-    return abs(Fraction(stored) - expected) <= tolerance + Fraction(4 * ROUNDING) * abs(expected) + Fraction(5e-324)
+    allowed = tolerance + Fraction(4 * ROUNDING) * abs(expected) + Fraction(5e-324)
+    return bool(abs(Fraction(stored) - expected) <= allowed)

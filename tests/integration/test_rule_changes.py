@@ -192,7 +192,7 @@ def test_an_input_that_commits_between_taking_and_reading_is_not_lost(
     second = beside(installation, other)
     shards = input_shards(installation)
     read = rule_inputs.inputs_of
-    overtaken = []
+    overtaken: list[str] = []
 
     def read_after_another(connection: Connection, rule: RuleEntry) -> Inputs:
         """The bucket is off the ledger; now a late sample of another input comes and is rolled up beside."""

@@ -6,7 +6,7 @@ The inputs themselves are beside their own oracle in test_numbers.py. In the sui
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aggregator.config.model import Settings
+from aggregator.config.model import Rule, Settings
 from aggregator.rollups.buckets import from_milliseconds, milliseconds
 from aggregator.stages.collect.store import FrameStore
 from aggregator.stages.rollup import Rollup
@@ -61,8 +61,8 @@ class Play:
         self.database, self.plain, self.scene = sessions[2], plain, scene
         self.now = START
 
-    def publish(self, rules: object) -> None:
-        self.database.run(lambda found: publish_rules(found, self.plain, rules, now=self.now))  # type: ignore[arg-type] # rules
+    def publish(self, rules: Iterable[Rule]) -> None:
+        self.database.run(lambda found: publish_rules(found, self.plain, rules, now=self.now))
 
     def run(self, *, comes: int, other: int | None) -> None:
         """`comes`: before which arrival the rules do; `other`: before which earlier one others of their names did."""
