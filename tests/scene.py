@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 import numpy as np
 from sqlalchemy import func, select, text
@@ -42,10 +43,10 @@ class Scene:
     targets: tuple[Target, ...]
 
     @classmethod
-    def make(cls, database: Database, script: Script, *, name: str) -> Scene:
+    def make(cls, database: Database, script: Script, *, name: str) -> Self:
         """Make the sources and targets; `name` is part of every metric's name, so that scenes can share a database."""
 
-        def work(connection: Connection) -> Scene:
+        def work(connection: Connection) -> Self:
             sources = (_make_source(connection, f"{name}_a"), _make_source(connection, f"{name}_b"))
             targets = tuple(
                 _make_target(connection, sources[place % 2], f"{name}-{place}") for place in range(script.targets)

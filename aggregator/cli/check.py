@@ -39,6 +39,9 @@ def _report(settings: Settings, cost: Estimate) -> list[str]:
     ]
     if any(source.has_file_sd for source in cost.sources):
         lines.append("Targets that file_sd finds are not counted.")
+    if settings.rules:
+        names = ", ".join(rule.name for rule in settings.rules)
+        lines.append(f"What rules make is not counted, for nobody knows the labels yet: {names}.")
     return lines
 
 

@@ -28,6 +28,7 @@ from aggregator.serving.explanation_check import Check, total
 from aggregator.serving.explanation_document import OUTCOMES
 from aggregator.storage.explain import SeriesEntry, StoredCollection, StoredRollup, StoredRun
 from aggregator.storage.explain_facts import Facts
+from aggregator.storage.explain_rule import RuleFacts
 
 Row = TypeVar("Row")
 
@@ -88,6 +89,8 @@ def _head(found: Explanation) -> Iterator[tuple[str, str]]:
     facts = found.facts
     yield "bucket", _bucket(facts)
     yield "series", _place(facts.series)
+    if facts.rule is not None:
+        yield "rule", _rule(facts.rule)
     if found.inputs:
         yield "made of", _made_of(found)
     yield "complete", _completeness(found)
@@ -98,6 +101,15 @@ def _head(found: Explanation) -> Iterator[tuple[str, str]]:
         yield "check", "not possible: neither its samples nor the rollups that it was built from are kept"
     for note in found.notes:
         yield "note", note
+
+
+def _rule(rule: RuleFacts) -> str:
+    grouping = f"without ({', '.join(rule.without)})" if rule.by is None else f"by ({', '.join(rule.by)})"
+    shards = "1 shard" if rule.shards == 1 else f"{rule.shards:,} shards"
+    return (
+        f"{rule.name} = {rule.select} {grouping}; {rule.present:,} of {rule.series:,} input series have samples here;"
+        f" the rule reads {shards}"
+    )
 
 
 def _place(series: SeriesEntry) -> str:
@@ -139,7 +151,9 @@ def _completeness(found: Explanation) -> str:
 
 
 def _check(check: Check, found: Explanation) -> str:
-    source = "the samples" if check.source == "samples" else f"the rollups of {check.source}"
+    source = {"samples": "the samples", "inputs": "the rollups of its inputs"}.get(
+        check.source, f"the rollups of {check.source}"
+    )
     if check.is_exact:
         return f"computed anew from {source}: the same, to the last bit"
     if not check.differing:

@@ -1,4 +1,4 @@
-"""Sources, tiers and summaries as they are written, checked one by one so that every fault is found at once."""
+"""Sources, tiers, summaries and rules as they are written, checked one by one so that every fault is found at once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from aggregator.config.model import (
     HostSource,
     Limits,
     PrometheusSource,
+    Rule,
     SelftestSource,
     Source,
     Summary,
@@ -54,7 +55,7 @@ class Entry(Generic[Checked]):
 
 
 class Entries:
-    """The three lists of one document; `faults` grows while they are read."""
+    """The lists of one document; `faults` grows while they are read."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -91,6 +92,12 @@ class Entries:
             written = [(None, dict(summary)) for summary in defaults.SUMMARIES]
         validate = TypeAdapter(Summary).validate_python
         return [entry for key, raw in written for entry in self._one(key, raw, validate, _keys_of(Summary))]
+
+    def rules(self) -> list[Entry[Rule]]:
+        """The rules of the file; there are no default ones."""
+        validate = TypeAdapter(Rule).validate_python
+        written = self._written("rules") or []
+        return [entry for key, raw in written for entry in self._one(key, raw, validate, _keys_of(Rule))]
 
     def _written(self, section: str) -> list[tuple[KeyPath | None, Any]] | None:
         """What the file has in `[[section]]`; None where it has nothing."""

@@ -21,7 +21,7 @@ FILE_SUFFIX = "_file"
 _OTHERS = ("AGGREGATOR_CONFIG", "AGGREGATOR_CELERYCONFIG")
 #: What tests and benchmarks of the project are told.
 _OTHER_PREFIXES = ("AGGREGATOR_TEST_", "AGGREGATOR_BENCH_")
-_LISTS = ("sources", "tiers", "summaries", "file")
+_LISTS = ("sources", "tiers", "summaries", "rules", "file")
 
 SCALARS = tuple(name for name in Settings.model_fields if name not in _LISTS)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Keys = Callable[[Path], str]
 
 #: Keys that a sentence of our own about a whole entry may begin with.
-_POINTED_AT = frozenset({"timeout", "labels", "timezone"})
+_POINTED_AT = frozenset({"timeout", "labels", "timezone", "name", "by", "without"})
 _KINDS = "prometheus, host, command"
 _WHAT_IS_RIGHT = {
     "string_type": "a text in quotes",
@@ -104,6 +104,8 @@ _BOUNDS = {
 def _pattern_in_words(pattern: str) -> str:
     if pattern.startswith("^https?"):
         return 'write a URL such as "http://10.0.0.5:9100/metrics"'
+    if pattern.startswith("^[a-zA-Z_:]"):
+        return "a metric's name has letters, digits, _ and :, and begins with no digit"
     if pattern.startswith("^[a-zA-Z_]"):
         return "a label name has letters, digits and _, and begins with no digit"
     if pattern.startswith("^[a-z0-9]"):

@@ -15,8 +15,8 @@ from aggregator.config.document import Document, read_document
 from aggregator.config.entries import Entries, resolved
 from aggregator.config.environment import FILE_SUFFIX, PREFIX, SCALARS, Given, from_environment, is_secret, read_secret
 from aggregator.config.faults import explain, no_such_key
+from aggregator.config.filters import check_filters
 from aggregator.config.model import Settings
-from aggregator.config.rules import check_rules
 from aggregator.errors import ConfigurationError, Fault
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from aggregator.config.lines import Path as KeyPath
 
-_SECTIONS = ("sources", "tiers", "summaries")
+_SECTIONS = ("sources", "tiers", "summaries", "rules")
 
 
 def load_settings(
@@ -62,10 +62,10 @@ class _Loading:
         scalars = self._scalars()
         entries = Entries(self._document)
         sources = entries.sources(exporter_listen=scalars.exporter_listen, web_listen=scalars.web_listen)
-        tiers, summaries = entries.tiers(), entries.summaries()
+        tiers, summaries, rules = entries.tiers(), entries.summaries(), entries.rules()
         self._faults += entries.faults
         self._faults += check_scalars(scalars, self._given)
-        self._faults += check_rules(self._document)
+        self._faults += check_filters(self._document)
         self._faults += check_tiers(tiers, scalars, self._given, is_complete=entries.tiers_are_valid)
         if self._faults:
             raise ConfigurationError(*sorted(self._faults, key=lambda fault: (fault.file, fault.line or 0)))
@@ -74,6 +74,7 @@ class _Loading:
                 "sources": tuple(resolved(entry.value, self._document.folder) for entry in sources),
                 "tiers": tuple(sorted((entry.value for entry in tiers), key=lambda tier: tier.step)),
                 "summaries": tuple(entry.value for entry in summaries),
+                "rules": tuple(entry.value for entry in rules),
                 "file": None if self._document.path is None else self._document.path.absolute(),
             }
         )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, m
 from aggregator.config.duration import months_in, parse_duration
 from aggregator.config.selector import Selector, parse_selector
 
-#: The rule that every series meets.
+#: The selector that every series meets.
 EVERYTHING = ".*"
 MINIMUM_INTERVAL = timedelta(seconds=1)
 #: Below the soft limit of a task (240 s), which would end a collection without a word about its targets.
@@ -36,13 +36,13 @@ def _selector(value: Any) -> Any:  # noqa: ANN401 - as above
     return value
 
 
-def _rule(value: Any) -> Any:  # noqa: ANN401 - as above
+def _filter(value: Any) -> Any:  # noqa: ANN401 - as above
     if isinstance(value, str):
         parse_selector(value, anchored_name=True)
     return value
 
 
-def _rules_or_all(value: Any) -> Any:  # noqa: ANN401 - as above
+def _filters_or_all(value: Any) -> Any:  # noqa: ANN401 - as above
     if isinstance(value, bool):
         return (EVERYTHING,) if value else ()
     if not isinstance(value, tuple | list):
@@ -54,11 +54,12 @@ Duration = Annotated[timedelta, BeforeValidator(_duration)]
 #: Prometheus' selector as text; checked when the settings are read.
 SelectorText = Annotated[str, BeforeValidator(_selector)]
 #: As above, with a name that may be a regular expression, for `keep` and `drop`.
-RuleText = Annotated[str, BeforeValidator(_rule)]
+FilterText = Annotated[str, BeforeValidator(_filter)]
 #: A list of those; `true` stands for all series, `false` for none.
-Rules = Annotated[tuple[RuleText, ...], BeforeValidator(_rules_or_all)]
+Filters = Annotated[tuple[FilterText, ...], BeforeValidator(_filters_or_all)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
+MetricName = Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$", max_length=128)]
 
 
 class Model(BaseModel):
@@ -84,10 +85,10 @@ class BaseSource(Model):
     interval: Duration = Field(default=timedelta(seconds=15), ge=MINIMUM_INTERVAL, le=timedelta(days=1))
     timeout: Duration = Field(default=timedelta(seconds=10), gt=timedelta(0), le=MAXIMUM_TIMEOUT)
     labels: dict[LabelName, str] = {}
-    keep: tuple[RuleText, ...] = ()
-    drop: tuple[RuleText, ...] = ()
+    keep: tuple[FilterText, ...] = ()
+    drop: tuple[FilterText, ...] = ()
     #: Which gauges keep a sketch of how their samples are distributed.
-    quantiles: Rules = ()
+    quantiles: Filters = ()
     limits: Limits = Limits()
 
     @model_validator(mode="after")
@@ -216,6 +217,30 @@ class Summary(Model):
     refresh: Duration = Field(default=timedelta(seconds=30), ge=MINIMUM_INTERVAL)
 
 
+class Rule(Model):
+    """New series named `name`: what `select` matches, added up over all series that agree in some labels."""
+
+    name: MetricName
+    select: SelectorText
+    #: The labels that outputs keep, or those that they lose; exactly one of the two is given.
+    by: tuple[LabelName, ...] | None = None
+    without: tuple[LabelName, ...] | None = None
+    #: Labels that all outputs have besides.
+    labels: dict[LabelName, str] = {}
+
+    @model_validator(mode="after")
+    def _is_one_grouping(self) -> Rule:
+        if (self.by is None) == (self.without is None):
+            raise ValueError('give either by or without, such as by = ["instance"]; by = [] makes one series of all')
+        reserved = sorted(name for name in (*(self.by or ()), *self.labels) if name.startswith("__"))
+        if reserved:
+            place = "labels" if reserved[0] in self.labels else "by"
+            raise ValueError(f"{place} names {reserved[0]}, but what begins with __ is reserved; choose another label")
+        if parse_selector(self.select).metric == self.name:
+            raise ValueError("name is that of the metric it selects, which would then count twice; choose another")
+        return self
+
+
 class Settings(Model):
     """All of the configuration. URLs are None where the embedded servers are to be used."""
 
@@ -243,5 +268,6 @@ class Settings(Model):
     sources: tuple[Source, ...] = ()
     tiers: tuple[Tier, ...] = ()
     summaries: tuple[Summary, ...] = ()
+    rules: tuple[Rule, ...] = ()
     #: The file that was read; None where the defaults are in force.
     file: Path | None = None

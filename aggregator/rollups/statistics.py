@@ -5,6 +5,7 @@ Formulas and edge cases: docs/statistics.md. NaN means "no sample" everywhere; i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -16,6 +17,17 @@ Integers = npt.NDArray[np.int64]
 #: The arrays that a rollup row holds, by the kind of its block; a kind's other arrays are NULL as a whole.
 GAUGE_STATISTICS = ("count", "last_at", "sum", "min", "max", "first", "last", "m2")
 COUNTER_STATISTICS = ("count", "last_at", "first", "last", "increase", "covered")
+#: What outputs of rules have of these: over many series there is no first and no last sample.
+OUTPUT_GAUGE_STATISTICS = ("count", "sum", "min", "max", "m2")
+OUTPUT_COUNTER_STATISTICS = ("count", "increase", "covered")
+
+
+def names_of(*, is_counter: bool, is_finest: bool, is_output: bool = False) -> tuple[str, ...]:
+    """The statistics that a kind's rollups have in a tier; `is_output`: of a rule."""
+    if is_output:
+        return OUTPUT_COUNTER_STATISTICS if is_counter else OUTPUT_GAUGE_STATISTICS
+    names = COUNTER_STATISTICS if is_counter else GAUGE_STATISTICS
+    return names if is_finest else tuple(name for name in names if name != "last_at")
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,11 @@ class Statistics:
         values["count"] = np.zeros(shape, dtype=np.int64)
         values["last_at"] = np.zeros(shape, dtype=np.int64)
         return cls(**values)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Statistics]) -> Statistics:
+        """The statistics of several lots of series behind one another."""
+        return cls(**{field.name: np.concatenate([getattr(one, field.name) for one in parts]) for field in fields(cls)})
 
     def __getitem__(self, place: int) -> Statistics:
         """The statistics at a place of the first axis; no copy."""

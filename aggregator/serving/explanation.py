@@ -14,6 +14,7 @@ from aggregator.serving.explanation_check import Check, checks_of
 from aggregator.stages.collect.marking import SETTLE
 from aggregator.storage.explain import StoredCollection, StoredSample
 from aggregator.storage.explain_facts import Facts, Level
+from aggregator.storage.explain_rule import RuleFacts
 
 #: Names of what is unusual about a sample, and what each means; for the legend.
 FLAGS = {
@@ -59,7 +60,10 @@ class MissedSlots:
 
 @dataclass(frozen=True)
 class Input:
-    """What is still there of what a rollup was made of: the samples that a finer tier counts, or `samples` as such."""
+    """What is still there of what a rollup was made of: the samples that a finer tier counts, or `samples` as such.
+
+    For an output of a rule those that its `inputs` count in the bucket's tier.
+    """
 
     source: str
     count: int
@@ -182,7 +186,10 @@ def _inputs(facts: Facts) -> Iterator[Input]:
         return
     for level in facts.levels:
         yield Input(level.tier.name, _counted(level))
-    yield Input("samples", len(facts.samples))
+    if facts.rule is None:
+        yield Input("samples", len(facts.samples))
+    else:
+        yield Input("inputs", int(facts.rule.statistics.count[0]))
 
 
 def _counted(level: Level) -> int:
@@ -203,7 +210,8 @@ def _open_reasons(facts: Facts) -> Iterator[str]:
         yield f"samples may come late for {format_duration(lateness)} after its end, until {last}"
     if facts.marks:
         waits = "1 mark of its time waits" if len(facts.marks) == 1 else f"{len(facts.marks):,} marks of its time wait"
-        yield f"{waits} in the ledger of shard {facts.series.shard_id}"
+        inputs = "" if facts.rule is None else " and of its inputs'"
+        yield f"{waits} in the ledger of shard {facts.series.shard_id}{inputs}"
 
 
 def _missed_slots(facts: Facts) -> Iterator[datetime]:
@@ -244,7 +252,9 @@ def is_unusual(one: StoredCollection) -> bool:
 def _notes(facts: Facts) -> Iterator[str]:
     stored = facts.rollup.count if facts.rollup is not None else None
     kept = facts.samples_kept_since
-    if kept is not None and kept > facts.start and (stored is None or len(facts.samples) < stored):
+    if facts.rule is not None:
+        yield from _notes_of_rule(facts, facts.rule)
+    elif kept is not None and kept > facts.start and (stored is None or len(facts.samples) < stored):
         yield f"samples before {shown_instant(kept)} are gone"
     elif facts.rollup is None and not facts.samples:
         yield "no sample of this series was stored in this bucket, so there is no number"
@@ -256,6 +266,13 @@ def _notes(facts: Facts) -> Iterator[str]:
             yield f"rollups of {level.tier.name} before {shown_instant(level.kept_since)} are gone"
     if facts.collections_kept_since is not None and facts.collections_kept_since > facts.start:
         yield f"what was collected before {shown_instant(facts.collections_kept_since)} is no longer known"
+
+
+def _notes_of_rule(facts: Facts, rule: RuleFacts) -> Iterator[str]:
+    if facts.rollup is None:
+        yield "no input of this rule has samples in this bucket, or it is not rolled up yet"
+    if not rule.active:
+        yield f"rule {rule.name} is no longer configured: what it computed stays as it is"
 
 
 def shown_instant(instant: datetime) -> str:

@@ -13,9 +13,10 @@ from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
 from aggregator.rollups.merge import merge
 from aggregator.rollups.reduce import Edge, reduce_samples
-from aggregator.rollups.statistics import COUNTER_STATISTICS, GAUGE_STATISTICS, Statistics
+from aggregator.rollups.statistics import Statistics, names_of
 from aggregator.storage.explain import StoredRollup
 from aggregator.storage.explain_facts import Facts
+from aggregator.storage.explain_rule import RuleFacts
 
 #: Added up in another order, numbers may differ by so much of their size.
 RELATIVE_TOLERANCE = 1e-9
@@ -26,7 +27,7 @@ Values = Mapping[str, float | int | None]
 
 @dataclass(frozen=True)
 class Check:
-    """A rollup computed again. `source`: `samples`, or the tier whose rollups were merged.
+    """A rollup computed again. `source`: `samples`, the tier whose rollups were merged, or the `inputs` of a rule.
 
     `differing`: statistics that are not as stored, beyond rounding; `is_exact`: all are the same to the last bit.
     """
@@ -41,7 +42,9 @@ def checks_of(facts: Facts) -> Iterator[Check]:
     """The checks that the kept inputs allow: from the samples, and from the tier that the bucket is built from."""
     if facts.rollup is None:
         return
-    if _are_all_there(facts.samples_kept_since, facts, len(facts.samples)):
+    if facts.rule is not None:
+        yield from _from_inputs(facts, facts.rule, facts.rollup)
+    elif _are_all_there(facts.samples_kept_since, facts, len(facts.samples)):
         yield _compared(facts, facts.rollup, "samples", _from_samples(facts))
     if facts.levels and _are_all_there(
         facts.levels[0].kept_since, facts, sum(rollup.count for rollup in facts.levels[0].rollups)
@@ -49,6 +52,12 @@ def checks_of(facts: Facts) -> Iterator[Check]:
         children = [statistics_of(rollup) for rollup in facts.levels[0].rollups]
         merged = merge(children) if children else Statistics.empty((1,))
         yield _compared(facts, facts.rollup, facts.levels[0].tier.name, merged)
+
+
+def _from_inputs(facts: Facts, rule: RuleFacts, stored: StoredRollup) -> Iterator[Check]:
+    """In the finest tier, of a rule that is in force: coarser buckets are merged from its own."""
+    if facts.tier.is_finest and rule.active and rule.statistics.count[0] >= stored.count:
+        yield _compared(facts, stored, "inputs", rule.statistics)
 
 
 def _are_all_there(kept_since: datetime | None, facts: Facts, count: int) -> bool:
@@ -82,8 +91,8 @@ def statistics_of(rollup: StoredRollup) -> Statistics:
 
 
 def _compared(facts: Facts, stored: StoredRollup, source: str, computed: Statistics) -> Check:
-    names = COUNTER_STATISTICS if facts.series.kind is Kind.COUNTER else GAUGE_STATISTICS
-    compared = [name for name in names if name != "last_at" or facts.tier.is_finest]
+    is_counter = facts.series.kind is Kind.COUNTER
+    compared = names_of(is_counter=is_counter, is_finest=facts.tier.is_finest, is_output=facts.rule is not None)
     values = {name: _plain(getattr(computed, name)[0].item()) for name in compared}
     pairs = {name: (_plain(stored.values[name]), values[name]) for name in compared}
     tolerance = _tolerance(stored)

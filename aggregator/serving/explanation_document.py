@@ -12,6 +12,7 @@ from aggregator.serving.explanation import Explanation, derived, length_of, show
 from aggregator.serving.explanation_check import total
 from aggregator.storage.explain import PendingMark, StoredCollection
 from aggregator.storage.explain_facts import Facts, Level
+from aggregator.storage.explain_rule import RuleFacts
 
 OUTCOMES = ("pending", "ok", "failed")
 #: The statistic that tells most about a kind, for totals of finer tiers.
@@ -38,6 +39,7 @@ def document(found: Explanation) -> dict[str, Any]:
         "bucket": bucket(facts),
         "rollup": None if facts.rollup is None else {**facts.rollup.values, "slots_due": facts.rollup.slots_due},
         "derived": derived(facts),
+        "rule": None if facts.rule is None else rule(facts.rule),
         "made_of": [asdict(one) for one in found.inputs],
         "completeness": found.completeness,
         "is_final": found.finality.is_final,
@@ -56,6 +58,12 @@ def document(found: Explanation) -> dict[str, Any]:
     }
     plain: dict[str, Any] = _plain(whole)
     return plain
+
+
+def rule(facts: RuleFacts) -> dict[str, Any]:
+    """The rule that made the series, and how many inputs it has and of how many shards; `present`: in the bucket."""
+    names = ("name", "select", "by", "without", "active", "series", "shards", "present")
+    return {name: getattr(facts, name) for name in names}
 
 
 def _without_source(values: dict[str, Any]) -> dict[str, Any]:

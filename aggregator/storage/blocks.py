@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
@@ -17,8 +17,8 @@ from aggregator.storage.series import maps_of
 BLOCK_SERIES = 64
 
 
-def place_new_series(connection: Connection, shard_id: int) -> int:
-    """Give every series of a locked shard that has none its block and position; gives how many there were.
+def place_new_series(connection: Connection, shard_id: int) -> list[int]:
+    """Give every series of a locked shard that has none its block and position; gives their ids.
 
     They are sorted by metric, so that one metric over many targets lies in few rows. Uses index: series_unplaced_idx.
     """
@@ -31,7 +31,7 @@ def place_new_series(connection: Connection, shard_id: int) -> int:
     ).all()
     for kind, group in groupby(rows, key=lambda row: int(row.kind)):
         _place(connection, shard_id, kind, [row.id for row in group])
-    return len(rows)
+    return [row.id for row in rows]
 
 
 def _place(connection: Connection, shard_id: int, kind: int, series_ids: Sequence[int]) -> None:
@@ -96,10 +96,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of some blocks: cell = line of the block x 64 + position, both from 0. `block_ids` ascend."""
+    """The cells of some blocks: cell = line of the block x 64 + position, both from 0. `block_ids` ascend.
+
+    `is_output`: they hold outputs of a rule, which have slots of their own and no first or last sample.
+    """
 
     block_ids: npt.NDArray[np.int64]
     is_counter: npt.NDArray[np.bool_]
+    is_output: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -118,7 +122,11 @@ class Grid:
 
     def only(self, lines: npt.NDArray[np.bool_]) -> Grid:
         """The grid of the chosen blocks; `lines` has shape (blocks,)."""
-        return Grid(self.block_ids[lines], self.is_counter[lines])
+        return replace(self, block_ids=self.block_ids[lines], is_counter=self.is_counter[lines])
+
+    def part(self, start: int, stop: int) -> Grid:
+        """The grid of the blocks from line `start` up to `stop`."""
+        return replace(self, block_ids=self.block_ids[start:stop], is_counter=self.is_counter[start:stop])
 
     @classmethod
     def of(cls, layouts: Mapping[int, Layout]) -> Grid:
@@ -186,19 +194,26 @@ def _layout(places: Sequence[tuple[int, int, bool]]) -> Layout:
 def cells_of_shard(connection: Connection, shard_id: int) -> int:
     """How many cells the blocks of a shard have, or will have once the series of its targets are placed.
 
-    Uses indexes: blocks_shard_id_kind_idx, targets_shard_id_idx.
+    Of a rule's shard those of its inputs, where these are more: they are what has to be held.
+    Uses indexes: blocks_shard_id_kind_idx, targets_shard_id_idx, rules_shard_id_key, rule_inputs_rule_id_idx.
     """
-    blocks, targets = tables.blocks, tables.targets
+    blocks, targets, rules, inputs = tables.blocks, tables.targets, tables.rules, tables.rule_inputs
     placed = select(func.count() * BLOCK_SERIES).where(blocks.c.shard_id == shard_id).scalar_subquery()
     weighed = select(func.sum(targets.c.weight)).where(targets.c.shard_id == shard_id).scalar_subquery()
-    return int(connection.execute(select(func.greatest(placed, weighed, 0))).scalar_one())
+    of_rule = select(rules.c.id).where(rules.c.shard_id == shard_id).scalar_subquery()
+    read = select(func.count() * BLOCK_SERIES).where(inputs.c.rule_id == of_rule).scalar_subquery()
+    return int(connection.execute(select(func.greatest(placed, weighed, read))).scalar_one())
 
 
 def shard_grid(connection: Connection, shard_id: int) -> Grid:
-    """The grid of all blocks of a shard. Uses index: blocks_shard_id_kind_idx."""
-    blocks = tables.blocks
+    """The grid of all blocks of a shard. Uses indexes: blocks_shard_id_kind_idx, rules_shard_id_key."""
+    blocks, rules = tables.blocks, tables.rules
+    is_output = select(rules.c.id).where(rules.c.shard_id == shard_id).exists()
     rows = connection.execute(
-        select(blocks.c.id, blocks.c.kind).where(blocks.c.shard_id == shard_id).order_by(blocks.c.id)
+        select(blocks.c.id, blocks.c.kind, is_output.label("is_output"))
+        .where(blocks.c.shard_id == shard_id)
+        .order_by(blocks.c.id)
     ).all()
     ids = np.array([row.id for row in rows], dtype=np.int64)
-    return Grid(ids, np.array([row.kind == Kind.COUNTER for row in rows], dtype=np.bool_))
+    is_counter = np.array([row.kind == Kind.COUNTER for row in rows], dtype=np.bool_)
+    return Grid(ids, is_counter, is_output=any(row.is_output for row in rows))

@@ -91,7 +91,7 @@ class StoredRollup:
 
 
 _ROLLUPS = text(
-    "SELECT r.bucket, r.slots_due, "  # noqa: S608 - names of our own columns
+    "SELECT r.bucket, coalesce(r.slots[:position], r.slots_due) AS slots_due, "  # noqa: S608 - names of our own columns
     + ", ".join(f'r."{name}"[:position] AS "{name}"' for name in STATISTICS)
     + " FROM aggregator.rollup AS r"
     " WHERE r.tier_id = :tier_id AND r.block_id = :block_id AND r.bucket >= :since AND r.bucket < :until"
@@ -178,14 +178,15 @@ class PendingMark:
 def pending_marks(
     connection: Connection, series: SeriesEntry, *, tier_ids: Sequence[int], since: datetime, until: datetime
 ) -> list[PendingMark]:
-    """Marks of these tiers in the half-open interval: a view looks at those of the whole shard.
+    """Marks of these tiers in the half-open interval: a view looks at those of the whole shard, and of what it reads.
 
-    Uses index: dirty_shard_id_bucket_idx.
+    Uses indexes: dirty_shard_id_bucket_idx, rule_shards_pkey.
     """
-    dirty = tables.dirty
+    dirty, read = tables.dirty, tables.rule_shards
+    shard_ids = connection.execute(select(read.c.input_shard_id).where(read.c.shard_id == series.shard_id)).scalars()
     columns = (dirty.c[name] for name in PendingMark.__dataclass_fields__)
     statement = select(*columns).where(
-        dirty.c.shard_id == series.shard_id,
+        dirty.c.shard_id.in_([series.shard_id, *shard_ids]),
         dirty.c.bucket >= since,
         dirty.c.bucket < until,
         dirty.c.tier_id.in_(tier_ids),

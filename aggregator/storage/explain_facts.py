@@ -10,9 +10,10 @@ from itertools import chain
 from sqlalchemy import Connection
 
 from aggregator.rollups.buckets import from_milliseconds, milliseconds
-from aggregator.storage import catalog, explain
+from aggregator.storage import catalog, explain, explain_rule
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.explain import PendingMark, SeriesEntry, StoredCollection, StoredRollup, StoredRun, StoredSample
+from aggregator.storage.explain_rule import RuleFacts
 
 #: A collection whose slot lies longer before what it wrote is not looked for.
 LONGEST_COLLECTION = timedelta(hours=1)
@@ -39,7 +40,8 @@ class Facts:
     gone, and a rollup of the finest tier still tells it. `arrivals`: collections that brought samples of the bucket but
     whose slots are not in it. `imports`: when samples of the bucket came while no collection went on, as far as
     collections are known. `marks_before`: marks of the finest tier within a lookback before the bucket, whose first
-    difference may change with them. Instants up to which something was dropped are None where nothing was.
+    difference may change with them. Instants up to which something was dropped are None where nothing was. `rule`: what
+    made the series where no target has it; there are then no samples and no collections.
     """
 
     series: SeriesEntry
@@ -63,6 +65,7 @@ class Facts:
     imports: frozenset[datetime]
     collections_kept_since: datetime | None
     first_slot: datetime | None
+    rule: RuleFacts | None = None
 
     @property
     def slots_since(self) -> datetime:
@@ -105,6 +108,7 @@ def gather(connection: Connection, series: SeriesEntry, *, tier: TierEntry, at: 
         imports=frozenset(_imports(arrivals, collections_kept_since)),
         collections_kept_since=collections_kept_since,
         first_slot=explain.first_slot(connection, series),
+        rule=explain_rule.rule_facts(connection, series, tier=tier, start=start),
     )
 
 

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, Text, cast, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from aggregator.storage import registry, tables
+from aggregator.errors import UsageError
+from aggregator.storage import registry, rules, tables
 
 #: The kind of a source that only ever came from imports, and the address of its targets: nobody collects them.
 KIND = "import"
@@ -79,6 +80,8 @@ def _lock_source(connection: Connection, name: str, *, interval: timedelta, now:
         published_by=KIND,
     )
     connection.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
-    return int(
-        connection.execute(select(table.c.id).where(table.c.name == name).with_for_update(key_share=True)).scalar_one()
-    )
+    locked = select(table.c.id, table.c.kind).where(table.c.name == name).with_for_update(key_share=True)
+    source_id, kind = connection.execute(locked).one()
+    if kind == rules.KIND:
+        raise UsageError(f"samples of job {name} cannot be stored: a rule makes what has that name; name another job")
+    return int(source_id)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, literal, select, union_all
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, literal, select, text, union_all
 
 from aggregator.storage import tables
 
@@ -41,6 +41,48 @@ def mark(connection: Connection, marks: Iterable[Mark], *, now: datetime) -> Non
     ]
     if rows:
         connection.execute(insert(_DIRTY), rows)
+
+
+# Uses no index: it only appends.
+_MARK_BUCKETS = text(
+    """
+    INSERT INTO aggregator.dirty (tier_id, shard_id, bucket, due, marked, backfill)
+    SELECT :tier_id, :shard_id, one.bucket, :now, :now, true
+    FROM unnest(CAST(:buckets AS timestamptz[])) AS one (bucket)
+    """
+)
+
+
+def mark_past(
+    connection: Connection, buckets: Sequence[datetime], *, tier_id: int, shard_id: int, now: datetime
+) -> None:
+    """Append a backfill mark of each of these buckets, for all of the shard: months of them in one statement."""
+    values = {"tier_id": tier_id, "shard_id": shard_id, "buckets": list(buckets), "now": now}
+    connection.execute(_MARK_BUCKETS, values)
+
+
+def due_backfill(
+    connection: Connection,
+    shard_id: int,
+    *,
+    tier_ids: Collection[int],
+    since: datetime,
+    until: datetime,
+    now: datetime,
+) -> list[datetime]:
+    """The buckets of these tiers in the half-open interval that wait as backfill and are due.
+
+    Uses index: dirty_shard_id_bucket_idx.
+    """
+    statement = select(_DIRTY.c.bucket).where(
+        _DIRTY.c.shard_id == shard_id,
+        _DIRTY.c.bucket >= since,
+        _DIRTY.c.bucket < until,
+        _DIRTY.c.tier_id.in_(tier_ids),
+        _DIRTY.c.due <= now,
+        _DIRTY.c.backfill,
+    )
+    return list(connection.execute(statement.distinct()).scalars())
 
 
 #: So many of the longest due backfill marks are looked at to find shards: a large backfill has millions.

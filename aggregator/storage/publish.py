@@ -21,6 +21,7 @@ from aggregator.storage import (
     range_functions,
     reader_role,
     reader_views,
+    rules,
     tables,
     views,
 )
@@ -29,6 +30,7 @@ from aggregator.storage.claims import move_slots
 from aggregator.storage.quantiles import choose_sketched
 from aggregator.storage.range_points import RangeSettings
 from aggregator.storage.range_times import TierRange
+from aggregator.storage.rule_changes import publish_rules
 from aggregator.storage.selector_functions import create_selector_functions
 
 #: How far ahead of their time partitions are made.
@@ -43,15 +45,17 @@ def lock(connection: Connection) -> None:
 
 
 def publish(connection: Connection, settings: Settings, *, config_hash: str, now: datetime) -> None:
-    """Store the settings as the installation's: sources, tiers with views and partitions, summaries.
+    """Store the settings as the installation's: sources, tiers with views and partitions, summaries, rules.
 
     What the settings no longer name becomes inactive; nothing that was collected is touched.
     """
     lock(connection)
+    rules.hold_alone(connection)
     _publish_installation(connection, settings, config_hash=config_hash, now=now)
     _publish_sources(connection, settings.sources, by=settings.node, now=now)
     _publish_tiers(connection, settings.tiers, now=now)
     _publish_summaries(connection, settings.summaries)
+    publish_rules(connection, settings.rules, by=settings.node, now=now)
     create_views(connection)
     ensure_partitions(connection, settings, now=now)
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from aggregator.storage.range_sums import total
 from aggregator.storage.range_times import LAST_INSTANT
 from aggregator.storage.selector_functions import selected_series
-from aggregator.storage.statistic_columns import average, deviation, given, rate, statistics_of
+from aggregator.storage.statistic_columns import average, deviation, given, rate, slots_due_of, statistics_of
 from aggregator.storage.tables import SCHEMA
 
 RAW = "raw"
@@ -135,7 +135,8 @@ def _exact() -> str:
     statistics = ", ".join(statistics_of("r", "own.position").values())
     rows = own_blocks("block_rollups", "*", since=start_of("$2", interval_ms="1"), until="$3")
     return f"""
-    SELECT r.time, {_OWN}, {statistics}, r.is_final, r.tier, {given("r.m2", "own.position")}, r.slots_due::float8
+    SELECT r.time, {_OWN}, {statistics}, r.is_final, r.tier, {given("r.m2", "own.position")},
+        {slots_due_of("r", "own.position")}::float8
     FROM ({rows}) AS r JOIN own ON own.block_id = r.block_id
     WHERE r.count[own.position] > 0
     """  # noqa: S608 - as above
@@ -170,7 +171,7 @@ def _regrouped(settings: RangeSettings) -> str:
             min(shard_id) AS shard_id, min(built_from) AS built_from, min(tier) AS tier
         FROM (
             SELECT r.start, r.time, own.series_id, r.count[own.position] AS count, {elements},
-                r.slots_due, r.shard_id, r.built_from, r.tier
+                {slots_due_of("r", "own.position")} AS slots_due, r.shard_id, r.built_from, r.tier
             FROM ({rows}) AS r JOIN own ON own.block_id = r.block_id
             WHERE r.count[own.position] > 0
             OFFSET 0

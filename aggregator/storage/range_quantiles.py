@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aggregator.storage.range_points import RangeSettings, end_of, own_blocks, own_series, start_of, start_of_row
 from aggregator.storage.range_times import LAST_INSTANT
-from aggregator.storage.statistic_columns import sketch_of
+from aggregator.storage.statistic_columns import sketch_of, slots_due_of
 from aggregator.storage.tables import SCHEMA
 
 _ARGUMENTS = "q float8, selector text, start timestamptz, finish timestamptz, interval_ms bigint, by text[]"
@@ -67,7 +67,7 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT
         r.start, own.series_id, own.metric, own.labels, own.job, own.instance, own.group_id, r.count[own.position],
         {sketch_of("own.position")},
-        r.slots_due::float8 * {SCHEMA}.range_buckets($5, $4),
+        {slots_due_of("r", "own.position")}::float8 * {SCHEMA}.range_buckets($5, $4),
         r.is_final AND {finish} + interval '{settings.lateness.total_seconds()} seconds' <= now() AND ledger.is_clean,
         r.tier
     FROM ({rows}) AS r

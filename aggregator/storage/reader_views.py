@@ -44,9 +44,13 @@ FROM {SCHEMA}.tiers AS tier
 WHERE tier.active
 """  # noqa: S608 - our own schema
 
+# What a rule reads is dirty for its outputs too.
 _BUCKETS_DIRTY = f"""
 CREATE OR REPLACE VIEW {SCHEMA}.buckets_dirty AS
 SELECT tier_id, shard_id, bucket AS time FROM {SCHEMA}.dirty
+UNION ALL
+SELECT d.tier_id, i.shard_id, d.bucket FROM {SCHEMA}.rule_shards AS i
+JOIN {SCHEMA}.dirty AS d ON d.shard_id = i.input_shard_id
 """  # noqa: S608 - our own schema
 
 _BLOCK_SKETCHES = f"""

@@ -215,6 +215,53 @@ def rollup_times(
     return {(row.shard_id, row.bucket) for row in connection.execute(statement)}
 
 
+def input_times(
+    connection: Connection, scope: Scope, *, tier_id: int, since: datetime, until: datetime
+) -> set[tuple[int, datetime]]:
+    """The shards of rules and the buckets of the half-open interval in which any block of their inputs has rollups.
+
+    Uses indexes: rules_shard_id_key, rule_inputs_rule_id_idx, rollup_pkey.
+    """
+    rollup, rules, inputs = tables.rollup, tables.rules, tables.rule_inputs
+    statement = (
+        select(rules.c.shard_id, rollup.c.bucket)
+        .join(inputs, inputs.c.rule_id == rules.c.id)
+        .join(rollup, rollup.c.block_id == inputs.c.block_id)
+        .where(
+            rules.c.shard_id.in_(scope.shard_ids),
+            rollup.c.tier_id == tier_id,
+            rollup.c.bucket >= since,
+            rollup.c.bucket < until,
+        )
+        .distinct()
+    )
+    return {(row.shard_id, row.bucket) for row in connection.execute(statement)}
+
+
+# Uses indexes rules_shard_id_key, rule_inputs_rule_id_idx, and rollup_pkey once for each block.
+_NEWEST_INPUT = text(
+    """
+    SELECT max(newest.bucket)
+    FROM aggregator.rules AS rule JOIN aggregator.rule_inputs AS i ON i.rule_id = rule.id
+    CROSS JOIN LATERAL (
+        SELECT r.bucket FROM aggregator.rollup AS r
+        WHERE r.tier_id = :tier_id AND r.block_id = i.block_id AND r.bucket >= :since AND r.bucket < :until
+        ORDER BY r.bucket DESC LIMIT 1
+    ) AS newest
+    WHERE rule.shard_id = ANY (:shard_ids)
+    """
+)
+
+
+def newest_input(
+    connection: Connection, scope: Scope, *, tier_id: int, since: datetime, until: datetime
+) -> datetime | None:
+    """The newest bucket of any input of the scope's rules in the half-open interval; None where there is none."""
+    where = {"shard_ids": list(scope.shard_ids), "tier_id": tier_id, "since": since, "until": until}
+    newest: datetime | None = connection.execute(_NEWEST_INPUT, where).scalar_one()
+    return newest
+
+
 def waiting(
     connection: Connection, shard_ids: Collection[int], *, since: datetime, until: datetime, now: datetime
 ) -> int:

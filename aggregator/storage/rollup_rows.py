@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sqlalchemy import ColumnElement, Connection, func, literal, select, text
 from sqlalchemy.dialects.postgresql import array
 
-from aggregator.rollups.statistics import COUNTER_STATISTICS, GAUGE_STATISTICS, Statistics
+from aggregator.rollups.statistics import Integers, Statistics, names_of
 from aggregator.storage import tables
 from aggregator.storage.blocks import BLOCK_SERIES, Grid
 from aggregator.storage.copying import Rows, copy_in, copy_out, encode, from_wire_instant, grouped, wire_instants
@@ -20,19 +20,22 @@ from aggregator.storage.copying import Rows, copy_in, copy_out, encode, from_wir
 _TABLE = tables.rollup
 _KEYS = ("bucket", "block_id", "slots_due", "tier_id")
 _STATISTICS = tuple(field.name for field in fields(Statistics))
-_ALL_NAMES = (*_KEYS, "count", "last_at", "sum", "min", "max", "first", "last", "m2", "increase", "covered")
+_SLOTS = "slots"
+_ALL_NAMES = (*_KEYS, "count", "last_at", "sum", "min", "max", "first", "last", "m2", "increase", "covered", _SLOTS)
 
 
 @dataclass(frozen=True)
 class Stored:
     """The rollups of some blocks in one bucket: statistics of shape (blocks, 64), and which blocks have a row.
 
-    `slots_due`: slots in the bucket, int64 of shape (blocks,), 0 where there is no row.
+    `slots_due`: slots in the bucket, int64 of shape (blocks,), 0 where there is no row. `slots`: those of each series,
+    shape (blocks, 64), where the blocks hold outputs of a rule.
     """
 
     statistics: Statistics
     has_row: npt.NDArray[np.bool_]
     slots_due: npt.NDArray[np.int64]
+    slots: Integers | None = None
 
     @classmethod
     def nothing(cls, blocks: int) -> Stored:
@@ -40,10 +43,22 @@ class Stored:
         none = np.zeros(blocks, dtype=np.int64)
         return cls(Statistics.empty((blocks, BLOCK_SERIES)), none.astype(np.bool_), none)
 
+    @property
+    def slots_of_cells(self) -> Integers:
+        """The slots due for each series: its own, or those of its block; shape (blocks, 64)."""
+        if self.slots is not None:
+            return self.slots
+        return np.broadcast_to(self.slots_due[:, np.newaxis], self.statistics.count.shape)
 
-def _names(*, is_counter: bool, is_finest: bool) -> tuple[str, ...]:
-    names = COUNTER_STATISTICS if is_counter else GAUGE_STATISTICS
-    return names if is_finest else tuple(name for name in names if name != "last_at")
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """What a column of the table holds; shape (blocks, 64)."""
+        values: npt.NDArray[Any] = self.slots_of_cells if name == _SLOTS else getattr(self.statistics, name)
+        return values
+
+
+def _names(grid: Grid, *, is_counter: bool, is_finest: bool) -> tuple[str, ...]:
+    names = names_of(is_counter=is_counter, is_finest=is_finest, is_output=grid.is_output)
+    return (*names, _SLOTS) if grid.is_output else names
 
 
 def read_rollups(
@@ -54,7 +69,7 @@ def read_rollups(
     grid: Grid,
     since: datetime,
     until: datetime,
-    only: tuple[str, ...] = _STATISTICS,
+    only: tuple[str, ...] = (*_STATISTICS, _SLOTS),
 ) -> dict[datetime, Stored]:
     """The rollups of a grid's blocks by bucket, oldest first; buckets without any row are left out.
 
@@ -63,7 +78,7 @@ def read_rollups(
     found: list[tuple[tuple[str, ...], Rows]] = []
     for counters in (False, True):
         ids = grid.block_ids[grid.is_counter == counters]
-        wanted = tuple(name for name in _names(is_counter=counters, is_finest=is_finest) if name in only)
+        wanted = tuple(name for name in _names(grid, is_counter=counters, is_finest=is_finest) if name in only)
         if not len(ids) or not wanted:
             continue
         names = ("bucket", "block_id", "slots_due", *wanted)
@@ -74,7 +89,7 @@ def read_rollups(
             _TABLE.c.bucket < until,
         )
         found += [(wanted, rows) for rows in grouped(copy_out(connection, query), _TABLE, names)]
-    return _by_bucket(found, grid.block_ids)
+    return _by_bucket(found, grid, with_slots=grid.is_output and _SLOTS in only)
 
 
 def _column(name: str) -> ColumnElement[Any]:
@@ -87,25 +102,29 @@ def _column(name: str) -> ColumnElement[Any]:
 
 
 def _by_bucket(
-    found: Sequence[tuple[tuple[str, ...], Rows]], block_ids: npt.NDArray[np.int64]
+    found: Sequence[tuple[tuple[str, ...], Rows]], grid: Grid, *, with_slots: bool
 ) -> dict[datetime, Stored]:
     """Rows with the statistics that they carry, laid out by bucket; all buckets lie in arrays of their own together."""
     if not found:
         return {}
     buckets = np.unique(np.concatenate([rows.columns["bucket"] for _, rows in found]))
-    shape = (len(buckets), len(block_ids))
+    shape = (len(buckets), len(grid.block_ids))
     statistics = Statistics.empty((*shape, BLOCK_SERIES))
     has_row, slots_due = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.int64)
+    slots = np.zeros((*shape, BLOCK_SERIES) if with_slots else (len(buckets), 0), dtype=np.int64)
     for wanted, rows in found:
         bucket = np.searchsorted(buckets, rows.columns["bucket"])
-        block = np.searchsorted(block_ids, rows.columns["block_id"])
+        block = np.searchsorted(grid.block_ids, rows.columns["block_id"])
         has_row[bucket, block] = True
         slots_due[bucket, block] = rows.columns["slots_due"]
         for name in wanted:
             values = rows.columns[name]
-            getattr(statistics, name)[bucket, block, : values.shape[1]] = values
+            target = slots if name == _SLOTS else getattr(statistics, name)
+            target[bucket, block, : values.shape[1]] = values
     return {
-        from_wire_instant(int(start)): Stored(statistics[place], has_row[place], slots_due[place])
+        from_wire_instant(int(start)): Stored(
+            statistics[place], has_row[place], slots_due[place], slots[place] if with_slots else None
+        )
         for place, start in enumerate(buckets)
     }
 
@@ -152,7 +171,7 @@ def _encoded(tier: TierRows, chosen: Sequence[tuple[Changed, npt.NDArray[np.bool
     for counters in (False, True):
         if (is_counter != counters).all():
             continue
-        names = _names(is_counter=counters, is_finest=tier.is_finest)
+        names = _names(tier.grid, is_counter=counters, is_finest=tier.is_finest)
         statistics = {name: _gathered(chosen, name) for name in names}
         for width in np.unique(used[is_counter == counters]):
             here = (is_counter == counters) & (used == width)
@@ -164,7 +183,7 @@ def _encoded(tier: TierRows, chosen: Sequence[tuple[Changed, npt.NDArray[np.bool
 
 def _gathered(chosen: Sequence[tuple[Changed, npt.NDArray[np.bool_]]], name: str) -> npt.NDArray[Any]:
     """One statistic of all chosen lines; shape (lines, 64)."""
-    return np.concatenate([getattr(one.rollups.statistics, name)[lines] for one, lines in chosen])
+    return np.concatenate([one.rollups.array(name)[lines] for one, lines in chosen])
 
 
 def _keys(tier: TierRows, chosen: Sequence[tuple[Changed, npt.NDArray[np.bool_]]]) -> dict[str, npt.NDArray[Any]]:

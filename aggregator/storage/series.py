@@ -46,7 +46,7 @@ def register(
     map_id = connection.execute(
         select(targets.c.map_id).where(targets.c.id == target_id).with_for_update(key_share=True)
     ).scalar_one()
-    ids = _series_ids(connection, target_id, keys, now=now)
+    ids = ensure_series(connection, target_id, keys, now=now)
     listed: list[int] = []
     if map_id is not None:
         listed = list(connection.execute(select(maps.c.series_ids).where(maps.c.id == map_id)).scalar_one())
@@ -69,14 +69,17 @@ def _begin_map(connection: Connection, target_id: int, series_ids: list[int], *,
     return map_id
 
 
-def _series_ids(connection: Connection, target_id: int, keys: Sequence[SeriesKey], *, now: datetime) -> list[int]:
-    """The ids of the keys, in their order; series that are new are inserted."""
+def ensure_series(connection: Connection, target_id: int, keys: Sequence[SeriesKey], *, now: datetime) -> list[int]:
+    """The ids of the keys, in their order; series that are new are inserted.
+
+    Uses index: series_target_id_identity_hash_key.
+    """
     hashes = [identity_hash(key) for key in keys]
-    known = _known_ids(connection, target_id)
+    known = known_ids(connection, target_id)
     new = [(digest, key) for digest, key in zip(hashes, keys, strict=True) if digest not in known]
     if new:
         _insert_series(connection, target_id, dict(new), now=now)
-        known = _known_ids(connection, target_id)
+        known = known_ids(connection, target_id)
     return [known[digest] for digest in hashes]
 
 
@@ -110,7 +113,8 @@ def _insert_series(connection: Connection, target_id: int, new: dict[bytes, Seri
     )
 
 
-def _known_ids(connection: Connection, target_id: int) -> dict[bytes, int]:
+def known_ids(connection: Connection, target_id: int) -> dict[bytes, int]:
+    """The ids of a target's series by `identity_hash`. Uses index: series_target_id_identity_hash_key."""
     table = tables.series
     rows = connection.execute(select(table.c.identity_hash, table.c.id).where(table.c.target_id == target_id))
     return {bytes(digest): series_id for digest, series_id in rows}

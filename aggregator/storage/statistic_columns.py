@@ -34,6 +34,11 @@ def given(array: str, position: str) -> str:
     return f"nullif({array}[{position}], 'NaN')"
 
 
+def slots_due_of(row: str, position: str) -> str:
+    """SQL (integer): the slots due for a series: its own, where it is an output of a rule, or those of its block."""
+    return f"coalesce({row}.slots[{position}], {row}.slots_due)"
+
+
 def statistics_of(row: str, position: str) -> Mapping[str, str]:
     """SQL by column: the statistics of the series at a position of the rollup row with the alias `row`."""
     count = f"{row}.count[{position}]"
@@ -49,7 +54,7 @@ def statistics_of(row: str, position: str) -> Mapping[str, str]:
         "stddev": deviation(element("m2"), count),
         "increase": element("increase"),
         "rate": rate(element("increase"), element("covered")),
-        "completeness": f"least(1, {count}::float8 / nullif({row}.slots_due, 0))",
+        "completeness": f"least(1, {count}::float8 / nullif({slots_due_of(row, position)}, 0))",
     }
 
 

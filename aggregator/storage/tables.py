@@ -219,6 +219,7 @@ blocks = Table(
 )
 
 #: The rollups of one block in one bucket, one array per statistic. `last_at`: milliseconds after the bucket's start.
+#: `slots`: slots due for each series by itself, in place of `slots_due`; only outputs of rules have them.
 rollup = Table(
     "rollup",
     metadata,
@@ -236,6 +237,7 @@ rollup = Table(
     Column("m2", ARRAY(Double)),
     Column("increase", ARRAY(Double)),
     Column("covered", ARRAY(Double)),
+    Column("slots", ARRAY(Integer)),
     PrimaryKeyConstraint("tier_id", "block_id", "bucket"),
     postgresql_partition_by="LIST (tier_id)",
 )
@@ -388,6 +390,39 @@ recomputations = Table(
     Column("finished_at", _instant()),
 )
 
+#: Rules as they are published. All outputs of a rule are series of one target, in a shard that nobody collects.
+#: `defined_since`: older buckets may hold what an earlier definition gave; NULL: there was none.
+rules = Table(
+    "rules",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("definition", JSONB, nullable=False),
+    Column("shard_id", Integer, ForeignKey("shards.id"), nullable=False, unique=True),
+    Column("target_id", Integer, ForeignKey("targets.id"), nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("defined_since", _instant()),
+)
+
+#: Which series of a block are inputs of a rule. `outputs`: by position the series that each goes into, 0 for none.
+rule_inputs = Table(
+    "rule_inputs",
+    metadata,
+    Column("block_id", Integer, primary_key=True, autoincrement=False),
+    Column("rule_id", Integer, ForeignKey("rules.id"), primary_key=True, autoincrement=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("outputs", ARRAY(BigInteger), nullable=False),
+    Index(None, "rule_id"),
+)
+
+#: The shards in which inputs of a rule lie, by the rule's own: an output is not final before they are.
+rule_shards = Table(
+    "rule_shards",
+    metadata,
+    Column("shard_id", Integer, ForeignKey("shards.id"), primary_key=True, autoincrement=False),
+    Column("input_shard_id", Integer, ForeignKey("shards.id"), primary_key=True, autoincrement=False),
+)
+
 __all__ = [
     "SCHEMA",
     "blocks",
@@ -402,6 +437,9 @@ __all__ = [
     "recomputations",
     "retained",
     "rollup",
+    "rule_inputs",
+    "rule_shards",
+    "rules",
     "runs",
     "sample_frame",
     "series",

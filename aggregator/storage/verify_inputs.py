@@ -16,6 +16,7 @@ from aggregator.storage import tables
 from aggregator.storage.blocks import Grid
 from aggregator.storage.catalog import dropped_before
 from aggregator.storage.rollup_rows import Stored
+from aggregator.storage.rules import RuleEntry
 from aggregator.storage.series import maps_of
 
 
@@ -50,6 +51,10 @@ class ShardSeries:
             }
         )
 
+    def slots_of(self, stored: Stored) -> npt.NDArray[np.int64]:
+        """The slots due for each series, from those of the grid's blocks."""
+        return stored.slots_of_cells[self.lines, self.positions]
+
     def only(self, chosen: npt.NDArray[np.bool_]) -> ShardSeries:
         """Some of the series, on the grid of their blocks."""
         used = np.unique(self.lines[chosen])
@@ -65,8 +70,8 @@ class ShardSeries:
         )
 
 
-def read_shard_series(connection: Connection, shard_id: int) -> ShardSeries:
-    """All series of a shard that have a place.
+def read_shard_series(connection: Connection, shard_id: int, *, rule: RuleEntry | None) -> ShardSeries:
+    """All series of a shard that have a place. `rule`: whose outputs they are.
 
     Uses indexes: targets_shard_id_idx, series_target_id_identity_hash_key.
     """
@@ -81,7 +86,7 @@ def read_shard_series(connection: Connection, shard_id: int) -> ShardSeries:
     ids, target_ids, kinds, block_of, positions = table.T
     is_counter = kinds == Kind.COUNTER
     block_ids, first, lines = np.unique(block_of, return_index=True, return_inverse=True)
-    grid = Grid(block_ids, is_counter[first])
+    grid = Grid(block_ids, is_counter[first], is_output=rule is not None)
     return ShardSeries(ids, target_ids, is_counter, lines, positions - 1, grid)
 
 

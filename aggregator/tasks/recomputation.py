@@ -159,7 +159,7 @@ class Window:
     def _finest(
         self, connection: Connection, tier: TierEntry, *, now: datetime
     ) -> Iterator[tuple[int, datetime, int | None]]:
-        """Ended buckets that have frames."""
+        """Ended buckets that have frames, and those of rules that have inputs."""
         since, grain = self._since(tier), min(_GRAIN, tier.ladder.step)
         frames = recompute.frame_times(connection, self.scope, grain=grain, since=since, until=self.end)
         found: set[tuple[int, datetime, int | None]] = set()
@@ -169,6 +169,10 @@ class Window:
             if tier.ladder.end_of(bucket) + SETTLE <= now:
                 found.add((shard_id, bucket, None if shard_id in self.scope.whole_shards else target_id))
         yield from found
+        inputs = recompute.input_times(connection, self.scope, tier_id=tier.id, since=since, until=self.end)
+        yield from (
+            (shard_id, bucket, None) for shard_id, bucket in inputs if tier.ladder.end_of(bucket) + SETTLE <= now
+        )
 
     def _coarse(self, connection: Connection, tier: TierEntry) -> Iterator[tuple[int, datetime, int | None]]:
         """Buckets of which the tier below has any rollup."""
@@ -216,6 +220,8 @@ def _levels(
     since, until = request.since, request.marked_down_to
     for tier in installation.finest:
         yield tier, recompute.newest_frame(connection, scope, since=since, until=until)
+        first = tier.ladder.start_of(since)
+        yield tier, recompute.newest_input(connection, scope, tier_id=tier.id, since=first, until=until)
     for tier in installation.tiers:
         unit = min(installation.built_from(tier.id), key=lambda above: above.ladder.step, default=tier)
         first = tier.ladder.start_of(since)

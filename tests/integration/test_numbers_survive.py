@@ -1,4 +1,4 @@
-"""Whatever is killed, and whenever: in the end every column of every tier equals the oracle.
+"""Whatever is killed, and whenever: in the end every column of every tier equals the oracle, of outputs of rules too.
 
 Two collectors and two rollup workers at once, as processes that die by SIGKILL at a given step or at any moment, and
 whose sessions are terminated by the server in the middle. Nothing here shrinks: the order of events is the machine's.
@@ -29,7 +29,8 @@ from tests.arrivals import Script, scripts
 from tests.effort import examples
 from tests.installation import settings_for
 from tests.lives import APPLICATION, Job, Worker, collect, roll_up
-from tests.scene import Scene, roll_up_all
+from tests.ruled import RuledScene, publish_rules
+from tests.scene import roll_up_all
 from tests.sessions import session
 
 START = datetime(2026, 3, 1, 11, 50, tzinfo=UTC)
@@ -119,7 +120,9 @@ def all_go_on(workers: list[Worker], *, needed: list[Worker]) -> bool:
 def test_numbers_are_right_after_kill_9_and_lost_connections(
     watch: Database, database_url: str, tmp_path_factory: pytest.TempPathFactory, script: Script, fate: Fate
 ) -> None:
-    scene = Scene.make(watch, script, name=f"k{next(NUMBERS)}")
+    scene = RuledScene.make(watch, script, name=f"k{next(NUMBERS)}")
+    rules, plain = scene.rules(), settings_for(tmp_path_factory.mktemp("home"))
+    watch.run(lambda connection: publish_rules(connection, plain, rules, now=START))
     now = from_milliseconds(script.arrivals[-1].at_ms) + timedelta(seconds=1)
     folder = tmp_path_factory.mktemp("lives")
     jobs = [Job(database_url, scene, now, folder, number) for number in range(2)]
@@ -127,3 +130,4 @@ def test_numbers_are_right_after_kill_9_and_lost_connections(
     event(f"lives lost: {lives - len(fate.deaths)}")
     roll_up_all(Rollup(watch, "last"), now=now)
     scene.assert_equals_oracle(watch)
+    scene.assert_outputs_are_right(watch, rules)

@@ -36,17 +36,24 @@ def full_statistics(blocks: int) -> Statistics:
     return Statistics(**values | {name: np.full((blocks, BLOCK_SERIES), 40_000 + 3) for name in ("count", "last_at")})
 
 
-def write_full_rows(connection: Connection, *, is_counter: bool) -> None:
+def write_full_rows(connection: Connection, *, is_counter: bool, is_output: bool = False) -> None:
     finest = catalog.read_installation(connection).finest[0]
-    grid = Grid(np.array([1, 2]), np.full(2, is_counter))
+    grid = Grid(np.array([1, 2]), np.full(2, is_counter), is_output=is_output)
     rollups = Stored(full_statistics(2), np.zeros(2, dtype=np.bool_), np.full(2, 4))
     changed = Changed(ENDED, rollups, np.ones(2, dtype=np.bool_))
     assert write_rollups(connection, TierRows(finest.id, is_finest=True, grid=grid), [changed]) == 2
 
 
+@pytest.mark.parametrize("is_output", [False, True], ids=["of targets", "of a rule"])
 @pytest.mark.parametrize("is_counter", [False, True], ids=["gauges", "counters"])
-def test_two_full_rows_of_the_finest_tier_share_a_page(installation: Installation, is_counter: bool) -> None:  # noqa: FBT001 - pytest passes parameters by position
-    installation.database.run(lambda connection: write_full_rows(connection, is_counter=is_counter))
+def test_two_full_rows_of_the_finest_tier_share_a_page(
+    installation: Installation,
+    is_counter: bool,  # noqa: FBT001 - pytest passes parameters by position
+    is_output: bool,  # noqa: FBT001 - as above
+) -> None:
+    installation.database.run(
+        lambda connection: write_full_rows(connection, is_counter=is_counter, is_output=is_output)
+    )
     with installation.database.engine.connect() as connection:
         rows = connection.execute(
             text("SELECT ctid::text AS place, pg_column_size(r.*) AS bytes FROM aggregator.rollup AS r ORDER BY ctid")

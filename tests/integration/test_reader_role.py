@@ -128,7 +128,8 @@ def test_everything_else_is_refused_even_when_the_session_may_write(reading: Ses
     execute(reading, "SET default_transaction_read_only = off")
     with pytest.raises(psycopg2.Error) as refused:
         execute(reading, statement)
-    assert refused.value.pgcode == "42501"
+    # 55000: a view of more than one table cannot be written to by anybody.
+    assert refused.value.pgcode == ("55000" if "buckets_dirty" in statement else "42501")
 
 
 def test_a_session_begins_read_only_and_with_limits(reading: Session) -> None:

@@ -20,6 +20,7 @@ from aggregator.config.model import (
     HostSource,
     Limits,
     PrometheusSource,
+    Rule,
     SelftestSource,
     Settings,
     Summary,
@@ -92,6 +93,7 @@ def test_every_scalar_setting_is_documented_with_its_variable_and_default() -> N
         ('`kind = "selftest"`', SelftestSource),
         ("Limits, one table", Limits),
         ("## Tiers", Tier),
+        ("## Rules", Rule),
         ("## Summaries", Summary),
     ],
 )

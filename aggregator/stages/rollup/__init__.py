@@ -13,7 +13,7 @@ from aggregator import telemetry
 from aggregator.errors import ServerUnreachableError
 from aggregator.stages.rollup.spans import buckets_at_once
 from aggregator.stages.rollup.transaction import Transaction
-from aggregator.storage import blocks, catalog, ledger, registry, runs
+from aggregator.storage import blocks, catalog, ledger, registry, rules, runs
 from aggregator.storage.blocks import Layout, LayoutCache
 from aggregator.storage.engine import Connection, Database
 
@@ -65,7 +65,7 @@ class Rollup:
         return rows
 
     def _roll_up(self, shard_id: int, *, clock: Clock) -> int | None:
-        """One transaction for one shard; None where another worker has it or nothing is due any more."""
+        """One transaction for one shard; None where another worker has it, rules change, or nothing is due any more."""
         started = time.monotonic()
         step = self.database.run(lambda connection: self._step(connection, shard_id, clock=clock))
         if step is None:
@@ -77,7 +77,7 @@ class Rollup:
 
     def _step(self, connection: Connection, shard_id: int, *, clock: Clock) -> _Step | None:
         now = clock()
-        if not ledger.lock_shard(connection, shard_id):
+        if not rules.hold(connection) or not ledger.lock_shard(connection, shard_id):
             return None
         cells = blocks.cells_of_shard(connection, shard_id)
         work = ledger.take(connection, shard_id, now=now, most_buckets=buckets_at_once(cells))
@@ -88,8 +88,9 @@ class Rollup:
         if tier is None:  # the tier was taken out of the configuration: nobody reads it any more
             return _Step("removed", 0, {})
         slots = registry.slots_of_shard(connection, shard_id)
+        rule = rules.rule_of_shard(connection, shard_id)
         transaction = Transaction(
-            connection, installation, tier, shard_id, work.backfill, now, self.layouts, slots, cells
+            connection, installation, tier, shard_id, work.backfill, now, self.layouts, slots, cells, rule
         )
         rows = transaction.run(work)
         runs.record(

@@ -10,8 +10,8 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.rollups.buckets import SlotGrid
 from aggregator.rollups.merge import merge
+from aggregator.stages.rollup.parts import Parts, Whole, countable
 from aggregator.stages.rollup.spans import Span
 from aggregator.storage.blocks import Grid
 from aggregator.storage.catalog import TierEntry
@@ -35,7 +35,7 @@ class Coarse:
     tier: TierEntry
     parent: TierEntry
     grid: Grid
-    slots: SlotGrid
+    parts: Parts
 
     def compute(self, span: Span) -> tuple[list[Changed], list[Merged]]:
         """Recompute buckets from the stored rollups of their children; a bucket that has none stays as it is."""
@@ -49,14 +49,15 @@ class Coarse:
         for bucket in span.buckets:
             if inside := by_bucket.get(bucket):
                 before = stored.get(bucket) or Stored.nothing(len(self.grid.block_ids))
-                fresh = merge([child.statistics for child in inside.values()])
-                # Never worse: fewer samples than are stored means that not all children are there.
-                better = fresh.count >= before.statistics.count
+                fresh = countable(merge([child.statistics for child in inside.values()]))
+                better = self.parts.may_replace(fresh, before.statistics)
                 merged.append(Merged(bucket, better))
+                due, slots = self.parts.slots(self._whole(bucket, inside), blocks=len(self.grid.block_ids))
                 rollups = Stored(
                     fresh.where(better, before.statistics),
                     before.has_row,
-                    np.where(better.all(axis=1), self._slots_due(bucket, inside), before.slots_due),
+                    np.where(better.all(axis=1), due, before.slots_due),
+                    slots,
                 )
                 lines = np.asarray(rollups.statistics.differs(before.statistics).any(axis=1))
                 if lines.any():
@@ -68,9 +69,5 @@ class Coarse:
             self.connection, tier_id=tier.id, is_finest=tier.is_finest, grid=self.grid, since=since, until=until
         )
 
-    def _slots_due(self, bucket: datetime, children: Mapping[datetime, Stored]) -> npt.NDArray[np.int64]:
-        """The slots of now, but of each child those that it was collected by: the interval may have changed since."""
-        due = np.full(len(self.grid.block_ids), self.slots.due(bucket, self.tier.ladder.end_of(bucket)))
-        for start, child in children.items():
-            due += np.where(child.has_row, child.slots_due - self.slots.due(start, self.parent.ladder.end_of(start)), 0)
-        return due
+    def _whole(self, bucket: datetime, inside: Mapping[datetime, Stored]) -> Whole:
+        return Whole(bucket, self.tier.ladder.end_of(bucket), inside, self.parent.ladder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -14,18 +14,24 @@ from aggregator.rollups.buckets import SlotGrid
 from aggregator.stages.rollup import sketching
 from aggregator.stages.rollup.coarse import Coarse
 from aggregator.stages.rollup.finest import Finest, Shape
+from aggregator.stages.rollup.parts import CollectedParts, OutputParts
+from aggregator.stages.rollup.ruled import OUTPUTS_SETTLE, Outputs, Ruled
 from aggregator.stages.rollup.sketching import MergedBucket, SampledBucket
 from aggregator.stages.rollup.spans import MOST_CELLS, Span, spans
-from aggregator.storage import blocks, frames, ledger, partition_writes, partitions, registry
+from aggregator.storage import blocks, catalog, frames, ledger, partition_writes, partitions, registry, rule_inputs
 from aggregator.storage.blocks import BLOCK_SERIES, Grid, Layout, LayoutCache
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.engine import Connection
 from aggregator.storage.rollup_rows import Changed, TierRows, write_rollups
+from aggregator.storage.rules import RuleEntry
 
 
 @dataclass
 class Transaction:
-    """The work of one tier on one locked shard. `cells`: how many a bucket of the shard has."""
+    """The work of one tier on one locked shard. `cells`: how many a bucket of the shard has, or of what it reads.
+
+    `rule`: whose outputs the shard holds; None: it holds series of targets.
+    """
 
     connection: Connection
     installation: Installation
@@ -36,18 +42,23 @@ class Transaction:
     layouts: LayoutCache
     slots: SlotGrid
     cells: int
+    rule: RuleEntry | None = None
     complete_layouts: dict[int, Layout] = field(default_factory=dict)
 
     def run(self, work: ledger.Work) -> int:
         """Compute and write what was taken off the ledger, and mark what follows; gives the rows written."""
         if self.tier.is_finest:
-            return sum(self._finest(work, span) for span in spans(work.targets, self.tier.ladder, cells=self.cells))
+            found = spans(work.targets, self.tier.ladder, cells=self.cells)
+            if self.rule is not None:
+                return self._ruled(self.rule, found)
+            return sum(self._finest(work, span) for span in found)
         parent = self.installation.tier(self.tier.parent_id or 0)
         if parent is None:
             return 0
+        targets = work.targets if self.rule is None else self._whole(self.rule, parent, work.targets)
         # Of one block all children of a span are held at once: a month may be made of 5m.
         children = round(self.tier.ladder.step / parent.ladder.step) * BLOCK_SERIES
-        found = spans(work.targets, self.tier.ladder, cells=max(self.cells, children))
+        found = spans(targets, self.tier.ladder, cells=max(self.cells, children))
         return sum(self._coarse(parent, span) for span in found)
 
     def _finest(self, work: ledger.Work, span: Span) -> int:
@@ -66,6 +77,7 @@ class Transaction:
         ]
         ledger.mark(self.connection, after, now=self.now)
         rows = self._store(shape.cells.grid, computed.changed)
+        self._mark_rules(shape.cells.grid, computed.changed)
         end_of = self.tier.ladder.end_of
         sampled = [SampledBucket(one.bucket, end_of(one.bucket), one.values, one.better) for one in computed.sampled]
         sketched = sketching.finest(self.connection, self.tier, sampled, cells=shape.cells)
@@ -95,7 +107,8 @@ class Transaction:
             lengths[frame.map_id] = max(frame.length, lengths.get(frame.map_id, 0))
         layouts = self.layouts.read(self.connection, lengths)
         if not all(layout.is_placed for layout in layouts.values()):
-            blocks.place_new_series(self.connection, self.shard_id)
+            placed = blocks.place_new_series(self.connection, self.shard_id)
+            rule_inputs.note_placed(self.connection, placed, shard_id=self.shard_id, now=self.now)
             layouts = self.layouts.read(self.connection, lengths)
             if not all(layout.is_placed for layout in layouts.values()):
                 raise AssertionError("a series that a frame has is placed by the shard of its target")
@@ -106,7 +119,8 @@ class Transaction:
         """From the rollups of the tier that this one is built from, some blocks at a time."""
         rows = 0
         for grid in _slices(blocks.shard_grid(self.connection, self.shard_id), span, parent):
-            stage = Coarse(self.connection, self.tier, parent, grid, self.slots)
+            parts = CollectedParts(self.slots) if self.rule is None else OutputParts()
+            stage = Coarse(self.connection, self.tier, parent, grid, parts)
             changed, merged = stage.compute(span)
             rows += self._store(grid, changed)
             end_of = self.tier.ladder.end_of
@@ -114,6 +128,67 @@ class Transaction:
             sketched = sketching.coarse(self.connection, self.tier, parent, buckets, grid=grid)
             self._mark_above({*sketched, *(one.bucket for one in changed)})
         return rows
+
+    def _mark_rules(self, grid: Grid, changed: Sequence[Changed]) -> None:
+        """Mark the buckets of the rules that read what has changed, in the transaction that changed it."""
+        if not changed:
+            return
+        lines = np.logical_or.reduce([one.lines for one in changed])
+        reading = rule_inputs.rules_reading(self.connection, grid.block_ids[lines].tolist())
+        if not reading:
+            return
+        marks: list[ledger.Mark] = []
+        for one in changed:
+            found = (reading.get(block_id, frozenset()) for block_id in grid.block_ids[one.lines].tolist())
+            due = max(self.now, self.tier.ladder.end_of(one.bucket) + OUTPUTS_SETTLE)
+            marks += (
+                ledger.Mark(self.tier.id, shard_id, one.bucket, due, None, self.backfill)
+                for shard_id in sorted(frozenset().union(*found))
+            )
+        ledger.mark(self.connection, marks, now=self.now)
+
+    def _ruled(self, rule: RuleEntry, found: Iterable[Span]) -> int:
+        """From the rollups of a rule's inputs. What is out of force, or whose inputs may be gone, stays as it is."""
+        kept_since = catalog.dropped_before(self.connection, "rollup", tier_id=self.tier.id)
+        if not rule.active:
+            return 0
+        blocks.place_new_series(self.connection, self.shard_id)
+        inputs = rule_inputs.inputs_of(self.connection, rule)
+        ids, block_ids, positions = rule_inputs.places_of(self.connection, rule)
+        grid = blocks.shard_grid(self.connection, self.shard_id)
+        cells = np.searchsorted(grid.block_ids, block_ids) * BLOCK_SERIES + positions
+        stage = Ruled(self.connection, self.tier, inputs, Outputs(ids, cells, grid))
+        rows = 0
+        for span in found:
+            kept = tuple(bucket for bucket in span.buckets if kept_since is None or bucket >= kept_since)
+            if kept:
+                changed = stage.compute(Span(kept, span.until))
+                rows += self._store(grid, changed)
+                self._mark_above(one.bucket for one in changed)
+        return rows
+
+    def _whole(
+        self, rule: RuleEntry, parent: TierEntry, targets: Mapping[datetime, frozenset[int] | None]
+    ) -> list[datetime]:
+        """The buckets of a rule of which all parts are there and made by its present definition.
+
+        Where some of them wait to be computed anew, the bucket is marked to come after them instead: no reader sees old
+        and new outputs side by side.
+        """
+        dropped = catalog.dropped_before(self.connection, "rollup", tier_id=parent.id)
+        since = [instant for instant in (dropped, rule.defined_since) if instant is not None]
+        buckets = sorted(bucket for bucket in targets if all(bucket >= instant for instant in since))
+        if not buckets:
+            return []
+        finer = {tier.id for tier in self.installation.tiers if tier.ladder.step < self.tier.ladder.step}
+        until = self.tier.ladder.end_of(buckets[-1])
+        waiting = ledger.due_backfill(
+            self.connection, self.shard_id, tier_ids=finer, since=buckets[0], until=until, now=self.now
+        )
+        late = {self.tier.ladder.start_of(bucket) for bucket in waiting}.intersection(buckets)
+        again = [ledger.Mark(self.tier.id, self.shard_id, bucket, self.now, backfill=True) for bucket in sorted(late)]
+        ledger.mark(self.connection, again, now=self.now)
+        return [bucket for bucket in buckets if bucket not in late]
 
     def _store(self, grid: Grid, changed: list[Changed]) -> int:
         """Write the rows that changed; gives how many."""
@@ -151,4 +226,4 @@ def _slices(grid: Grid, span: Span, parent: TierEntry) -> Iterator[Grid]:
     children = max(1, round((span.until - span.since) / parent.ladder.step))
     size = max(1, MOST_CELLS // (children * BLOCK_SERIES))
     for start in range(0, len(grid.block_ids), size):
-        yield Grid(grid.block_ids[start : start + size], grid.is_counter[start : start + size])
+        yield grid.part(start, start + size)

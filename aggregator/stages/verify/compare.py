@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.rollups.statistics import COUNTER_STATISTICS, GAUGE_STATISTICS, Floats, Statistics
+from aggregator.rollups.statistics import Floats, Statistics, names_of
 
 Chosen = npt.NDArray[np.bool_]
 
@@ -24,12 +24,6 @@ M2_TOLERANCE = 1e-9
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
-def columns_of(*, is_counter: bool, is_finest: bool) -> tuple[str, ...]:
-    """The statistics that series of a kind have in a tier."""
-    names = COUNTER_STATISTICS if is_counter else GAUGE_STATISTICS
-    return tuple(name for name in names if is_finest or name != "last_at")
-
-
 def differences(
     stored: Statistics, recomputed: Statistics, *, is_counter: Chosen, is_finest: bool
 ) -> Iterator[tuple[str, Chosen]]:
@@ -40,8 +34,8 @@ def differences(
     with np.errstate(all="ignore"):
         both = (stored.count > 0) & (recomputed.count > 0)
         for name in Statistics.__dataclass_fields__:
-            of_gauges = name in columns_of(is_counter=False, is_finest=is_finest)
-            of_counters = name in columns_of(is_counter=True, is_finest=is_finest)
+            of_gauges = name in names_of(is_counter=False, is_finest=is_finest)
+            of_counters = name in names_of(is_counter=True, is_finest=is_finest)
             has_column = np.where(is_counter, of_counters, of_gauges)
             if name == "count":
                 yield name, stored.count != recomputed.count

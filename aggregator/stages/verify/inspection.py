@@ -10,14 +10,19 @@ from aggregator.stages.verify import selftest
 from aggregator.stages.verify.judge import Gone, Judge
 from aggregator.stages.verify.recompute import from_rollups, from_samples, parts
 from aggregator.stages.verify.report import Findings, Mismatch
-from aggregator.storage import registry, verify_inputs
+from aggregator.storage import registry, rule_inputs, rules, verify_inputs
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.engine import Connection
 from aggregator.storage.rollup_rows import Stored, read_rollups
+from aggregator.storage.rule_inputs import Inputs
+from aggregator.storage.rule_rollups import added_up
+from aggregator.storage.rules import RuleEntry
 from aggregator.storage.verify_inputs import ShardSeries
 
 #: The shortest interval that can be configured; one that was changed since is not known.
 _SHORTEST_INTERVAL = timedelta(seconds=1)
+#: Inputs of a rule (series times buckets) that are held at once.
+_MOST_INPUT_CELLS = 400_000
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class _Shard:
     series: ShardSeries
     members: dict[int, selftest.Member]
     interval: timedelta
+    rule: RuleEntry | None
+    inputs: Inputs | None
 
 
 @dataclass
@@ -49,11 +56,15 @@ class Inspection:
         """Verify consecutive buckets of one tier of a shard; what cannot be read is a mismatch of the whole row."""
         shard = self._of(shard_id)
         clean = self._clean(shard_id, tier, buckets)
+        if shard.rule is not None:
+            clean = self._computable(shard.rule, tier, clean)
         self.findings.left_out += len(buckets) - len(clean)
         if not clean or not len(shard.series):
             return
         try:
-            if tier.is_finest:
+            if tier.is_finest and shard.inputs is not None:
+                self._ruled(tier, sorted(clean), shard=shard, inputs=shard.inputs)
+            elif tier.is_finest:
                 self._finest(tier, buckets, clean=clean, shard=shard)
             else:
                 self._coarse(tier, sorted(clean), shard=shard)
@@ -63,9 +74,11 @@ class Inspection:
     def _of(self, shard_id: int) -> _Shard:
         """A shard; only the last one is kept, for who asks goes shard by shard."""
         if self._shard is None or self._shard.id != shard_id:
-            series = verify_inputs.read_shard_series(self.connection, shard_id)
+            rule = rules.rule_of_shard(self.connection, shard_id)
+            series = verify_inputs.read_shard_series(self.connection, shard_id, rule=rule)
+            inputs = None if rule is None else rule_inputs.inputs_by_labels(self.connection, rule)
             interval = min(registry.slots_of_shard(self.connection, shard_id).interval, _SHORTEST_INTERVAL)
-            self._shard = _Shard(shard_id, series, selftest.members(self.connection, series), interval)
+            self._shard = _Shard(shard_id, series, selftest.members(self.connection, series), interval, rule, inputs)
         return self._shard
 
     def _kept_since(self, tier_id: int | None) -> datetime | None:
@@ -144,6 +157,28 @@ class Inspection:
         stored = {bucket: shard.series.statistics_of(rows) for bucket, rows in found.items() if bucket in clean}
         judge.sketches(stored, since=since, until=until)
 
+    def _computable(self, rule: RuleEntry, tier: TierEntry, buckets: Collection[datetime]) -> set[datetime]:
+        """The buckets of a rule that are made by its definition, of input that is all there; none is made of a part."""
+        if tier.is_finest:
+            limits = [self._kept_since(tier.id)]
+        else:
+            limits = [self._kept_since(tier.parent_id), rule.defined_since]
+        since = [limit for limit in limits if limit is not None]
+        is_made = rule.active or not tier.is_finest
+        return {bucket for bucket in buckets if is_made and all(bucket >= limit for limit in since)}
+
+    def _ruled(self, tier: TierEntry, buckets: Sequence[datetime], *, shard: _Shard, inputs: Inputs) -> None:
+        """Outputs against the stored rollups of what the rule selects, by name and labels."""
+        judge, series = self._judge(tier, shard), shard.series
+        found = self._stored(tier, series, since=buckets[0], until=tier.ladder.end_of(buckets[-1]))
+        nothing = Stored.nothing(len(series.grid.block_ids))
+        for bucket, one in added_up(
+            self.connection, tier, buckets, inputs=inputs, output_ids=series.ids, most_cells=_MOST_INPUT_CELLS
+        ):
+            rows = found.get(bucket, nothing)
+            self.findings.buckets += judge.rollups(rows, one.statistics, bucket=bucket, gone=Gone(input=False))
+            judge.output_slots(rows, one.slots, bucket=bucket)
+
     def _coarse(self, tier: TierEntry, buckets: Sequence[datetime], *, shard: _Shard) -> None:
         parent = self._parent(tier)
         if parent is None:
@@ -159,7 +194,10 @@ class Inspection:
                 gone = Gone(_is_before(one.bucket, kept_since))
                 if judge.rollups(rows, one.statistics, bucket=one.bucket, gone=gone):
                     seen.add(one.bucket)
-                judge.slots(rows, bucket=one.bucket, finer=one)
+                if one.slots is not None:
+                    judge.output_slots(rows, one.slots, bucket=one.bucket)
+                else:
+                    judge.slots(rows, bucket=one.bucket, finer=one)
             stored = {bucket: part.series.statistics_of(found[bucket]) for bucket in part.finer if bucket in found}
             judge.sketches(stored, since=part.since, until=part.until)
         self.findings.buckets += len(seen)

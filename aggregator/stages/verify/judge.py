@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from aggregator.rollups.buckets import from_milliseconds
-from aggregator.rollups.statistics import Statistics
+from aggregator.rollups.statistics import Integers, Statistics
 from aggregator.stages.verify import selftest
 from aggregator.stages.verify.compare import Chosen, contradictions, differences
 from aggregator.stages.verify.recompute import FromRollups, Given
@@ -22,6 +22,8 @@ from aggregator.storage.verify_inputs import ShardSeries
 
 #: The shortest interval that a source can have: a bucket has at most one slot each second.
 _SHORTEST_INTERVAL = timedelta(seconds=1)
+#: As many as are stored of more: 31 bits.
+_MOST_SLOTS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,13 @@ class Judge:
             place = int(np.flatnonzero(self.series.lines == line)[0])
             expected = f"from {least[line]} to {most[line]} in its row"
             self._add(bucket, [_Wrong(place, "slots_due", int(rows.slots_due[line]), None, expected)])
+
+    def output_slots(self, rows: Stored, recomputed: Integers, *, bucket: datetime) -> None:
+        """The slots due for each output of a rule, shape (n,), which its inputs or its parts say exactly."""
+        stored = self.series.slots_of(rows)
+        wrong = (self.series.statistics_of(rows).count > 0) & (stored != np.minimum(recomputed, _MOST_SLOTS))
+        places = np.flatnonzero(wrong).tolist()
+        self._add(bucket, [_Wrong(place, "slots", int(stored[place]), int(recomputed[place])) for place in places])
 
     def samples(self, samples: Sequence[Given], *, bucket: datetime) -> None:
         """Samples of the source kind selftest against their functions."""

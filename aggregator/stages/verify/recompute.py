@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import numpy.typing as npt
 
+from aggregator.rollups.aggregate import slots_of_whole
 from aggregator.rollups.buckets import milliseconds
 from aggregator.rollups.merge import merge
 from aggregator.rollups.reduce import Edge, reduce_samples
@@ -157,7 +158,7 @@ class FromRollups:
     """A part of a coarser bucket as a finer tier says; statistics of shape (n,) in the order of `series`.
 
     `places`: where these stand among all series that were asked for. `slots_due` by block of the series' grid, of the
-    finer rows together; `is_whole` where these fill the bucket.
+    finer rows together; `is_whole` where these fill the bucket. `slots` of outputs of a rule, shape (n,).
     """
 
     bucket: datetime
@@ -166,6 +167,7 @@ class FromRollups:
     statistics: Statistics
     slots_due: npt.NDArray[np.int64]
     is_whole: npt.NDArray[np.bool_]
+    slots: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -225,4 +227,10 @@ def from_rollups(connection: Connection, parent: TierEntry, part: Part) -> Itera
             due += np.where(child.has_row, child.slots_due, 0)
             rows += child.has_row
         merged = merge([series.statistics_of(child) for child in children]) if children else nothing
-        yield FromRollups(bucket, series, part.places, merged, due, rows == len(starts))
+        slots = _slots_of_outputs(series, children, of=len(starts)) if series.grid.is_output and children else None
+        yield FromRollups(bucket, series, part.places, merged, due, rows == len(starts), slots)
+
+
+def _slots_of_outputs(series: ShardSeries, children: Sequence[Stored], *, of: int) -> npt.NDArray[np.int64]:
+    parts = [(series.statistics_of(child).count, series.slots_of(child)) for child in children]
+    return slots_of_whole(parts, of=of)

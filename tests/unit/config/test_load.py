@@ -257,6 +257,33 @@ def test_relative_paths_in_the_file_count_from_its_folder(tmp_path: Path) -> Non
             "[[summaries]]\nname = 's'\nselect = 'x{'",
             "a.toml:3: [[summaries]] \"s\": select: selector 'x{', column 3: ",
         ),
+        ("[[rules]]\nname = 'a b'\nselect = 'x'\nby = []", "a.toml:2: [[rules]] \"a b\": name: 'a b' is not allowed"),
+        (
+            "[[rules]]\nname = 'r'\nselect = 'x{'\nby = []",
+            "a.toml:3: [[rules]] \"r\": select: selector 'x{', column 3: ",
+        ),
+        ("[[rules]]\nname = 'r'\nselect = 'x'", 'a.toml:1: [[rules]] "r": give either by or without'),
+        (
+            "[[rules]]\nname = 'r'\nselect = 'x'\nby = ['a']\nwithout = ['b']",
+            'a.toml:1: [[rules]] "r": give either by or without',
+        ),
+        (
+            "[[rules]]\nname = 'r'\nselect = 'x'\nby = ['a', '__name__']",
+            'a.toml:4: [[rules]] "r": by: names __name__, but what begins with __ is reserved',
+        ),
+        (
+            "[[rules]]\nname = 'r'\nselect = 'x'\nby = []\nlabels = { __a = 'b' }",
+            'a.toml:5: [[rules]] "r": labels: names __a, but what begins with __ is reserved',
+        ),
+        (
+            "[[rules]]\nname = 'x'\nselect = 'x'\nby = []",
+            'a.toml:2: [[rules]] "x": name: is that of the metric it selects',
+        ),
+        (
+            "[[rules]]\nname = 'r'\nselect = 'x'\nby = []\n[[rules]]\nname = 'r'\nselect = 'y'\nby = []",
+            'a.toml:6: [[rules]] "r": name: line 2 has the same name',
+        ),
+        ("[[rules]]\nname = 'r'\nselect = 'x'\nbye = []\nby = []", 'a.toml:4: [[rules]] "r": bye: no such key'),
         ("a = 1\nb = [1,\nc", "a.toml:3: this is not TOML: "),
         ("a = ", "a.toml:1: this is not TOML: Invalid value"),
     ],
@@ -286,6 +313,12 @@ def test_a_fault_has_its_file_line_and_field_and_says_what_would_be_right(
 def test_a_fault_of_a_variable_names_the_variable(tmp_path: Path, variable: str, value: str, fault: str) -> None:
     (found,) = faults(tmp_path, "", **{variable: value})
     assert found.startswith(fault)
+
+
+def test_the_example_in_the_document_on_rules_is_right(tmp_path: Path) -> None:
+    document = (Path(__file__).resolve().parents[3] / "docs" / "rules.md").read_text()
+    first, second = load(tmp_path, document.split("```toml")[1].split("```")[0]).rules
+    assert (first.by, second.by, second.labels) == (("job",), (), {"site": "north"})
 
 
 def test_a_value_given_twice_in_one_place_is_a_fault(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from aggregator.errors import Fault
 
 
-def check_rules(document: Document) -> Iterator[Fault]:
-    """Faults of these rules in every source of the file, whether or not the rest of the source is right."""
+def check_filters(document: Document) -> Iterator[Fault]:
+    """Faults of these selectors in every source of the file, whether or not the rest of the source is right."""
     sources = document.table.get("sources")
     for index, source in enumerate(sources if isinstance(sources, list) else ()):
         if isinstance(source, dict):
