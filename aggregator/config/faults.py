@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 Keys = Callable[[Path], str]
 
 #: Keys that a sentence of our own about a whole entry may begin with.
-_POINTED_AT = frozenset({"timeout", "labels", "timezone"})
+_POINTED_AT = frozenset(
+    {"timeout", "labels", "timezone", "select", "divide_by", "stat", "by", "window", "top", "order", "trend", "compare"}
+    | {"database", "max_rows"}
+)
 _KINDS = "prometheus, host, command"
 _WHAT_IS_RIGHT = {
     "string_type": "a text in quotes",

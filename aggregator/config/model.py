@@ -16,6 +16,8 @@ from aggregator.config.selector import Selector, parse_selector
 #: The rule that every series meets.
 EVERYTHING = ".*"
 MINIMUM_INTERVAL = timedelta(seconds=1)
+#: How a URL of PostgreSQL may begin.
+POSTGRESQL_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg2")
 #: Below the soft limit of a task (240 s), which would end a collection without a word about its targets.
 MAXIMUM_TIMEOUT = timedelta(seconds=180)
 
@@ -58,6 +60,8 @@ RuleText = Annotated[str, BeforeValidator(_rule)]
 #: A list of those; `true` stands for all series, `false` for none.
 Rules = Annotated[tuple[RuleText, ...], BeforeValidator(_rules_or_all)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+#: As it stands in a variable's name, so without signs that a variable cannot have.
+DatabaseName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 
 
@@ -201,10 +205,10 @@ class Tier(Model):
 
 
 class Summary(Model):
-    """A named, precomputed answer over a selector."""
+    """A named, precomputed answer: over a selector, or from a query in SQL."""
 
     name: Name
-    select: SelectorText
+    select: SelectorText | None = None
     #: The answer is a ratio: what `select` gives divided by what this gives, both by the same labels.
     divide_by: SelectorText | None = None
     stat: Literal["avg", "min", "max", "sum", "last", "rate", "increase"] = "avg"
@@ -213,7 +217,45 @@ class Summary(Model):
     top: int = Field(default=10, gt=0, le=1_000)
     #: Which come first, and stay when there are more than `top`.
     order: Literal["highest", "lowest"] = "highest"
+    #: Each row also has so many points of the window; 0: none.
+    trend: int = Field(default=0, ge=0, le=500)
+    #: Each row also has the value of the window before.
+    compare: bool = False
+    #: One statement that gives rows, instead of a selector.
+    sql: str | None = Field(default=None, min_length=1)
+    #: In which of [databases] it runs; None: in the aggregator's own.
+    database: DatabaseName | None = None
+    #: A query that gives more rows than this is refused: a part of an answer is none.
+    max_rows: int = Field(default=1_000, gt=0, le=10_000)
+    #: How large the answer may be as JSON.
+    max_bytes: int = Field(default=1_000_000, gt=0, le=16_000_000)
+    #: How long one refresh may take.
+    timeout: Duration = Field(default=timedelta(seconds=30), gt=timedelta(0), le=MAXIMUM_TIMEOUT)
     refresh: Duration = Field(default=timedelta(seconds=30), ge=MINIMUM_INTERVAL)
+
+    @model_validator(mode="after")
+    def _selector_or_sql(self) -> Summary:
+        if (self.select is None) == (self.sql is None):
+            raise ValueError("select is wanted, or sql instead of it; write one of the two")
+        misplaced = _SELECTOR_KEYS if self.sql is not None else _SQL_KEYS
+        for key in misplaced:
+            if key in self.model_fields_set:
+                belongs = "a selector" if self.sql is not None else "sql"
+                raise ValueError(f"{key} belongs to {belongs}, which this summary has not; leave it out")
+        if self.trend and self.window / self.trend % timedelta(seconds=1):
+            raise ValueError("trend must divide window into whole seconds; write one such as 12 with a window of 1h")
+        return self
+
+
+_SELECTOR_KEYS = ("divide_by", "stat", "by", "window", "top", "order", "trend", "compare")
+_SQL_KEYS = ("database", "max_rows")
+
+
+class NamedDatabase(Model):
+    """A database that summaries may ask, as this node reaches it; it is never published."""
+
+    name: DatabaseName
+    url: SecretStr
 
 
 class Settings(Model):
@@ -243,5 +285,7 @@ class Settings(Model):
     sources: tuple[Source, ...] = ()
     tiers: tuple[Tier, ...] = ()
     summaries: tuple[Summary, ...] = ()
+    #: What summaries in SQL may ask; a node's own.
+    databases: tuple[NamedDatabase, ...] = ()
     #: The file that was read; None where the defaults are in force.
     file: Path | None = None

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from aggregator.config.duration import format_duration
 from aggregator.config.ladder import longest_bucket, parents
-from aggregator.config.model import Settings, Source, Summary, Tier
+from aggregator.config.model import Settings, Source, Tier
 from aggregator.errors import UsageError
 from aggregator.rollups.buckets import Ladder, offset_of
 from aggregator.storage import (
@@ -26,6 +26,7 @@ from aggregator.storage import (
 )
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.claims import move_slots
+from aggregator.storage.publish_summaries import publish_summaries
 from aggregator.storage.quantiles import choose_sketched
 from aggregator.storage.range_points import RangeSettings
 from aggregator.storage.range_times import TierRange
@@ -51,7 +52,7 @@ def publish(connection: Connection, settings: Settings, *, config_hash: str, now
     _publish_installation(connection, settings, config_hash=config_hash, now=now)
     _publish_sources(connection, settings.sources, by=settings.node, now=now)
     _publish_tiers(connection, settings.tiers, now=now)
-    _publish_summaries(connection, settings.summaries)
+    publish_summaries(connection, settings.summaries, now=now)
     create_views(connection)
     ensure_partitions(connection, settings, now=now)
 
@@ -169,19 +170,6 @@ def _refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None
             raise UsageError(f"tier {tier.name} has rollups of {what}; give the new tier another name")
         if partitions.width_of(step) != partitions.width_of(tier.step):
             raise UsageError(f"tier {tier.name} has partitions for rollups of {what}; give the new tier another name")
-
-
-def _publish_summaries(connection: Connection, summaries: Sequence[Summary]) -> None:
-    names = [summary.name for summary in summaries]
-    connection.execute(update(tables.summaries).where(tables.summaries.c.name.not_in(names)).values(active=False))
-    for summary in summaries:
-        values = {
-            "definition": summary.model_dump(mode="json"),
-            "refresh_seconds": summary.refresh.total_seconds(),
-            "active": True,
-        }
-        statement = insert(tables.summaries).values(name=summary.name, **values)
-        connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
 
 
 def _ladder(tier: Tier) -> Ladder:

@@ -16,7 +16,7 @@ from aggregator.config.model import Summary
 from aggregator.errors import UsageError
 from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
-from aggregator.stages.summarize import Summarize, make_cache
+from aggregator.stages.summarize import Publication, Summarize
 from aggregator.storage.engine import Connection
 from tests.installation import Installation, series_key, settings_for
 
@@ -56,13 +56,20 @@ def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
 
 
 def summarize(installation: Installation, cache_url: str) -> Summarize:
-    return Summarize(installation.database, make_cache(cache_url), "aggregator", "test")
+    publication = Publication.at(cache_url, namespace="aggregator")
+    return Summarize(installation.database, publication, "test", own_url=installation.url)
+
+
+def do_due(stage: Summarize, installation: Installation) -> int:
+    """What a wake and the messages that it sends do; gives how many summaries were refreshed."""
+    clock = lambda: installation.now  # noqa: E731 - shorter than a function
+    return sum(stage.refresh(due.name, slot=due.slot, clock=clock) for due in stage.wake(clock=clock))
 
 
 def test_rates_are_summed_by_group_averages_are_weighted_and_ratios_join_on_the_same_labels(
     installation: Installation, cache_url: str
 ) -> None:
-    assert summarize(installation, cache_url).run(clock=lambda: installation.now, by_slots=False) == 3
+    assert summarize(installation, cache_url).run(clock=lambda: installation.now) == 3
     assert read("busy", url=cache_url).value == ({"instance": "t1", "value": pytest.approx(2.0)},)
     assert read("mean", url=cache_url).value == ({"value": pytest.approx(2.5)},)
     assert read("ratio", url=cache_url).value == (
@@ -73,7 +80,7 @@ def test_rates_are_summed_by_group_averages_are_weighted_and_ratios_join_on_the_
 
 def test_the_document_in_redis_says_how_far_it_can_be_trusted(installation: Installation, cache_url: str) -> None:
     stage = summarize(installation, cache_url)
-    stage.run(clock=lambda: installation.now, by_slots=False, only="busy")
+    stage.run(clock=lambda: installation.now, only="busy")
     client = redis.Redis.from_url(cache_url)
     document = json.loads(client.get("aggregator:summary:busy") or b"{}")
     client.close()
@@ -86,29 +93,36 @@ def test_the_document_in_redis_says_how_far_it_can_be_trusted(installation: Inst
 
 def test_a_slot_is_refreshed_once_however_many_ask(installation: Installation, cache_url: str) -> None:
     stage = summarize(installation, cache_url)
-    assert stage.run(clock=lambda: installation.now, by_slots=True) == 3
-    assert stage.run(clock=lambda: installation.now, by_slots=True) == 0
+    assert do_due(stage, installation) == 3
+    assert do_due(stage, installation) == 0
     installation.now += timedelta(seconds=30)
-    assert stage.run(clock=lambda: installation.now, by_slots=True) == 3
+    assert do_due(stage, installation) == 3
 
 
 def test_a_failed_refresh_keeps_the_last_good_value_and_says_why(installation: Installation, cache_url: str) -> None:
     stage = summarize(installation, cache_url)
-    stage.run(clock=lambda: installation.now, by_slots=False)
+    stage.run(clock=lambda: installation.now)
     before = read("busy", url=cache_url)
 
     def break_view(connection: Connection) -> None:
-        connection.execute(text("DROP VIEW aggregator.metrics_1m"))
+        connection.execute(text("ALTER VIEW aggregator.metric_rollups RENAME TO gone"))
 
     installation.database.run(break_view)
-    assert stage.run(clock=lambda: installation.now, by_slots=False) == 0
-    assert read("busy", url=cache_url) == before
+    assert stage.run(clock=lambda: installation.now) == 0
+    after = read("busy", url=cache_url)
+    assert (after.value, after.computed_at) == (before.value, before.computed_at)
+    assert not before.is_stale(now=installation.now)
+    assert after.is_stale(now=installation.now)
+    assert after.error is not None
+    assert "metric_rollups" in after.error
+    assert after.failed_at == installation.now
+    assert after.version == before.version + 1
     with installation.database.engine.connect() as connection:
         rows = connection.execute(text("SELECT value, last_error FROM aggregator.summaries WHERE name = 'busy'")).one()
     assert rows.value == [{"instance": "t1", "value": pytest.approx(2.0)}]
-    assert "metrics_1m" in rows.last_error
+    assert rows.last_error == after.error
 
 
 def test_an_unknown_summary_is_named_with_those_that_exist(installation: Installation, cache_url: str) -> None:
     with pytest.raises(UsageError, match="busy, mean, ratio"):
-        summarize(installation, cache_url).run(clock=lambda: installation.now, by_slots=False, only="nope")
+        summarize(installation, cache_url).run(clock=lambda: installation.now, only="nope")
