@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -43,8 +43,20 @@ class Summary:
 
     def as_document(self, *, now: datetime | None = None) -> dict[str, Any]:
         """Plain JSON, as it is in Redis, with `stale` as it is by `now` (the present unless given)."""
-        fields = {name: _plain(value) for name, value in asdict(self).items() if name != "has_failed"}
-        return {**fields, "value": list(self.value), "stale": self.is_stale(now=now)}
+        return {
+            "name": self.name,
+            "value": list(self.value),
+            "as_of": self.as_of.isoformat(),
+            "computed_at": self.computed_at.isoformat(),
+            "tier": self.tier,
+            "completeness": self.completeness,
+            "is_final": self.is_final,
+            "version": self.version,
+            "refresh_seconds": self.refresh_seconds,
+            "stale": self.is_stale(now=now),
+            "error": self.error,
+            "failed_at": None if self.failed_at is None else self.failed_at.isoformat(),
+        }
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Summary:
@@ -64,7 +76,3 @@ class Summary:
             error=document.get("error"),
             failed_at=None if failed_at is None else datetime.fromisoformat(failed_at),
         )
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - what JSON can hold, or an instant
-    return value.isoformat() if isinstance(value, datetime) else value
