@@ -105,7 +105,7 @@ def flask_app(cache_url: str, home: Path, *, cores: set[int]) -> Iterator[tuple[
     port = free_port()
     with (home / "flask.log").open("ab") as log:
         process = start_process(
-            [sys.executable, "-m", "waitress", f"--listen={LOOPBACK}:{port}", "--threads=2", "flask_app:app"],
+            [sys.executable, "-m", "waitress", f"--listen={LOOPBACK}:{port}", "flask_app:app"],
             output=log,
             environment={**os.environ, client.CACHE_URL_VARIABLE: cache_url},
             parent_death_signal=signal.SIGTERM,

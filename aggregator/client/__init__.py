@@ -58,8 +58,15 @@ def _configured_url() -> str:
     if url := os.environ.get(CACHE_URL_VARIABLE):
         return url
     if file := os.environ.get(f"{CACHE_URL_VARIABLE}_FILE"):
-        return Path(file).read_text(encoding="utf-8").strip()
+        return _content(Path(file))
     raise UsageError(f"no cache is configured; set {CACHE_URL_VARIABLE}, such as redis://127.0.0.1:6379/0")
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{CACHE_URL_VARIABLE}_FILE names {path}, which cannot be read: {error}") from None
 
 
 def _document(url: str, namespace: str, name: str) -> bytes:
