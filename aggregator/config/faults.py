@@ -109,6 +109,8 @@ def _pattern_in_words(pattern: str) -> str:
         return 'write a URL such as "http://10.0.0.5:9100/metrics"'
     if pattern.startswith("^[a-zA-Z_]"):
         return "a label name has letters, digits and _, and begins with no digit"
+    if pattern.startswith("^[a-z][a-z0-9_]"):
+        return "a database's name has small letters, digits and _, and begins with a letter"
     if pattern.startswith("^[a-z0-9]"):
         return "a tier's name has at most 16 small letters, digits and _, and does not begin with _"
     return "a name has at most 63 letters, digits and _ . -, and begins with a letter or digit"

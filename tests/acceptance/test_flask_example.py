@@ -1,4 +1,4 @@
-"""The example of docs/webapp.md, from an empty virtual environment with the client only, while everything else fails."""
+"""The example of docs/webapp.md, from an empty virtual environment, while everything behind it fails."""
 
 from __future__ import annotations
 
