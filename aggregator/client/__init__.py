@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from aggregator.client.connections import connect, shared
+from aggregator.client.connections import connect, fetch, shared
 from aggregator.client.keys import is_name, names_key, summary_key, wanted_key
 from aggregator.client.summary import REFRESHES_MISSED, Summary
 from aggregator.errors import (
@@ -70,12 +70,11 @@ def _content(path: Path) -> str:
 
 
 def _document(url: str, namespace: str, name: str) -> bytes:
-    client = shared(url)
     try:
-        found = client.get(summary_key(namespace, name))
-        if isinstance(found, bytes):
+        found = fetch(url, summary_key(namespace, name))
+        if found is not None:
             return found
-        raise _missing(client, namespace, name)
+        raise _missing(shared(url), namespace, name)
     except (redis.RedisError, OSError) as error:
         raise ServerUnreachableError(f"the cache cannot be reached: {error}; see {CACHE_URL_VARIABLE}") from error
 

@@ -180,6 +180,31 @@ def test_a_redis_that_hangs_holds_nobody_up(own_server: EmbeddedValkey) -> None:
     assert time.monotonic() - started < 5 * TIMEOUT_SECONDS
 
 
+def test_a_read_that_was_cut_short_leaves_no_answer_for_the_next(own_server: EmbeddedValkey) -> None:
+    """As a web server's time limit does it: with an exception in the middle."""
+
+    class CutShortError(BaseException):
+        pass
+
+    def cut_short(_signal: int, _frame: object) -> None:
+        raise CutShortError
+
+    with closing(redis.Redis.from_url(own_server.cache_url)) as cache:
+        cache.set(summary_key("aggregator", "other"), document(7))
+    read("busy", url=own_server.cache_url)
+    assert own_server.process_id is not None
+    before = signal.signal(signal.SIGALRM, cut_short)
+    os.kill(own_server.process_id, signal.SIGSTOP)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(CutShortError):
+            read("busy", url=own_server.cache_url)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        os.kill(own_server.process_id, signal.SIGCONT)
+    assert read("other", url=own_server.cache_url).version == 7
+
+
 def test_a_value_is_stale_after_three_missed_refreshes_or_a_failed_one(cache_url: str) -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
     keep(cache_url, document(computed_at=now))
