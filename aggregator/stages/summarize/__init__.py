@@ -21,7 +21,7 @@ from aggregator.storage.summaries import Due, Published
 log = structlog.get_logger(__name__)
 
 #: What a refresh may take beside its own timeout, before another worker takes it over.
-LEASE_BESIDE = timedelta(minutes=1)
+LEASE_BESIDE = timedelta(seconds=30)
 #: A summary that no node with its database has refreshed for so many slots says why.
 SLOTS_LEFT = 2
 
