@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aggregator.errors import AggregatorError, ServerUnreachableError
 from aggregator.serving.asking import Question
@@ -14,6 +14,13 @@ from aggregator.storage.health import Health, HealthReader
 from aggregator.storage.reading import Reader, ping
 from aggregator.storage.schema import schema_fault
 from aggregator.storage.stored_summaries import is_published, read_stored_summaries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aggregator.storage.engine import Connection
+
+Result = TypeVar("Result")
 
 #: Who asks every two seconds gets fresh answers; a crowd of askers costs no more than one.
 KEPT_SECONDS = 1.0
@@ -73,6 +80,11 @@ class Observer:
         """Whether a summary of this name is published; raises ServerUnreachableError where PostgreSQL is away."""
         self._require_database()
         return self._reader.run(lambda connection: is_published(connection, name))
+
+    def read(self, work: Callable[[Connection], Result]) -> Result:
+        """What is read in a transaction; raises ServerUnreachableError where PostgreSQL is away."""
+        self._require_database()
+        return self._reader.run(work)
 
     def schema_fault(self) -> str | None:
         """Why the database cannot be used by this version of the code; None where it can."""

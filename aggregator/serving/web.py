@@ -19,6 +19,7 @@ from aggregator.serving.installation import InstallationMetrics
 from aggregator.serving.listen import parse_listen, refusal
 from aggregator.serving.observer import Addresses, Observer
 from aggregator.serving.pages import render_page
+from aggregator.serving.range_api import RangeApi
 from aggregator.serving.responses import Response, json_error, json_response, text_response
 from aggregator.serving.status import plain
 from aggregator.serving.summaries_api import SummariesApi
@@ -47,6 +48,7 @@ class Web:
             "/-/healthy": lambda _environment: text_response("ok"),
             "/-/ready": self._ready,
             "/api/v1/status": lambda _environment: json_response(self._observer.status().document()),
+            "/api/v1/range": RangeApi(observer).answer,
             "/api/v1/summaries": lambda _environment: self._summaries.all(),
         }
 
