@@ -18,6 +18,7 @@ from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
 from aggregator.stages.summarize import Publication, Summarize
 from aggregator.storage.engine import Connection
+from aggregator.storage.publish_summaries import publish_summaries
 from tests.installation import Installation, series_key, settings_for
 
 START = datetime(2026, 3, 1, 11, 50, tzinfo=UTC)
@@ -126,3 +127,35 @@ def test_a_failed_refresh_keeps_the_last_good_value_and_says_why(installation: I
 def test_an_unknown_summary_is_named_with_those_that_exist(installation: Installation, cache_url: str) -> None:
     with pytest.raises(UsageError, match="busy, mean, ratio"):
         summarize(installation, cache_url).run(clock=lambda: installation.now, only="nope")
+
+
+def test_a_rate_counts_the_time_in_which_nothing_happened(installation: Installation, cache_url: str) -> None:
+    target = installation.targets(1)[0]
+    key = series_key("idle_total", 0, Kind.COUNTER)
+    for minute, value in enumerate((0.0, 60.0, 60.0, 60.0, 60.0)):
+        installation.collect(target, {milliseconds(START + timedelta(minutes=minute)): {key: value}})
+    installation.roll_up()
+    asked = Summary(name="busy", select="idle_total", stat="rate", window=timedelta(minutes=10))
+    assert answered(installation, asked, cache_url) == ({"value": pytest.approx(60 / 240)},)
+
+
+@pytest.mark.parametrize("stat", ["avg", "sum", "last", "max"])
+def test_sums_beyond_all_doubles_are_null_and_no_error(installation: Installation, cache_url: str, stat: str) -> None:
+    for place, target in enumerate(installation.targets(2)):
+        key = series_key("huge", place, Kind.GAUGE)
+        for minute in range(2):
+            installation.collect(target, {milliseconds(START + timedelta(minutes=minute)): {key: 1e308}})
+    installation.roll_up()
+    asked = Summary.model_validate(
+        {"name": "busy", "select": "huge", "stat": stat, "window": timedelta(minutes=10), "compare": True, "trend": 5}
+    )
+    (row,) = answered(installation, asked, cache_url)
+    assert row["value"] == (1e308 if stat == "max" else None)
+    assert row["before"] is None
+
+
+def answered(installation: Installation, summary: Summary, cache_url: str) -> tuple[dict[str, object], ...]:
+    """What a summary that replaces the others gives."""
+    installation.database.run(lambda connection: publish_summaries(connection, [summary], now=installation.now))
+    assert summarize(installation, cache_url).run(clock=lambda: installation.now) == 1
+    return read(summary.name, url=cache_url).value
