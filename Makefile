@@ -46,8 +46,9 @@ lock: ## resolve the dependencies anew within pyproject.toml's bounds (needs uv)
 	$(LOCK) $(ARGS) --constraint requirements/service.lock --extra up --group build --output-file requirements/up.lock
 	$(LOCK) $(ARGS) --constraint requirements/up.lock --extra up --group dev --output-file requirements/dev.lock
 
-wheel: $(VENV)/dev.stamp ## build the wheel into dist/
+wheel: $(VENV)/dev.stamp ## build the wheels of service and client into dist/
 	$(BIN)/python -m build --wheel --no-isolation
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist distributions/client
 
 bench: $(VENV)/dev.stamp ## measure the README's figures again
 	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit; done

@@ -83,6 +83,16 @@ class UnknownSummaryError(AggregatorError):
     exit_code = 2
 
 
+class SummaryNotReadyError(AggregatorError):
+    """The summary has no value yet; it was asked for, and will be there after its first refresh."""
+
+    retry = True
+
+
+class QueryRefusedError(AggregatorError):
+    """The query of a summary cannot be answered; the message says why and what to write."""
+
+
 class SelectorError(AggregatorError):
     """The selector cannot be read; write it as Prometheus does: name{label="value",other=~"regex"}."""
 

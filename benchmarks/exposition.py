@@ -11,7 +11,7 @@ import random
 import time
 from pathlib import Path
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.exposition.parser import TargetParser
 
 FAMILIES = 100

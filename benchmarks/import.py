@@ -22,7 +22,7 @@ from pathlib import Path
 from bench_installation import temporary_home
 from importing import whole
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.embedded.wheels import postgres_binaries
 from aggregator.exposition.history import Damage

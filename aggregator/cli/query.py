@@ -18,6 +18,7 @@ from aggregator.cli.times import EXAMPLES, parse_instant
 from aggregator.config.selector import EXAMPLE, Selector, parse_selector
 from aggregator.config.servers import require_database_url
 from aggregator.errors import SelectorError, UsageError
+from aggregator.serving.points import DEFAULT_STATISTICS, parse_statistics, point_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 #: A query typed by a person may take longer than a page.
 STATEMENT_TIMEOUT = timedelta(seconds=60)
-DEFAULT_STATISTICS = "avg,min,max,rate"
 _UTC = ZoneInfo("UTC")
 
 
@@ -55,7 +55,7 @@ def query(  # noqa: PLR0917 - typer passes each by its name
     since, until = parse_instant(start, now=now), parse_instant(finish, now=now)
     if since >= until:
         raise UsageError(f"--from {start} is not before --to {finish}; turn them round")
-    wanted, statistics = _selector(selector), _statistics(stat)
+    wanted, statistics = _selector(selector), parse_statistics(stat)
     url = require_database_url(settings_of(context))
 
     def work(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy stays in storage
@@ -82,16 +82,6 @@ def _selector(text: str) -> Selector:
         raise SelectorError(str(error)) from None
 
 
-def _statistics(text: str) -> tuple[str, ...]:
-    from aggregator.storage.query import STATISTICS  # noqa: PLC0415 - not needed for --help
-
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in STATISTICS]
-    if unknown or not names:
-        raise UsageError(f"no statistic is called {', '.join(unknown) or 'nothing'}; there are {', '.join(STATISTICS)}")
-    return names
-
-
 def _instant(instant: datetime, zone: ZoneInfo = _UTC) -> str:
     return instant.astimezone(zone).isoformat(timespec="auto").replace("+00:00", "Z")
 
@@ -100,25 +90,8 @@ def _print_json(points: Iterable[Point], _statistics: Sequence[str], _zone: Zone
     """A JSON array with a row a line, written as rows arrive."""
     sys.stdout.write("[")
     for number, point in enumerate(points):
-        sys.stdout.write(("," if number else "") + "\n" + json.dumps(_document(point), ensure_ascii=False))
+        sys.stdout.write(("," if number else "") + "\n" + json.dumps(point_document(point), ensure_ascii=False))
     sys.stdout.write("\n]\n")
-
-
-def _document(point: Point) -> dict[str, Any]:
-    return {
-        "time": _instant(point.time),
-        "metric": point.metric,
-        "labels": dict(point.labels),
-        **{name: _json_number(value) for name, value in point.values.items()},
-        "completeness": point.completeness,
-        "is_final": point.is_final,
-        "tier": point.tier,
-    }
-
-
-def _json_number(value: float | None) -> float | str | None:
-    """JSON has no infinities: they are written as Prometheus writes them."""
-    return value if value is None or abs(value) != float("inf") else ("+Inf" if value > 0 else "-Inf")
 
 
 def _print_csv(points: Iterable[Point], statistics: Sequence[str], _zone: ZoneInfo) -> None:

@@ -16,5 +16,5 @@ def summarize(
     """Refresh summaries, whether their slot has come or not."""
     from aggregator.tasks.context import Context, now  # noqa: PLC0415 - SQLAlchemy is loaded only where it is used
 
-    refreshed = Context(settings_of(context)).summarize.run(clock=now, only=name, by_slots=False)
+    refreshed = Context(settings_of(context)).summarize.run(clock=now, only=name)
     typer.echo(f"{refreshed} summaries refreshed")

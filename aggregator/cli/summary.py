@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from aggregator import client
 from aggregator.cli.invocation import settings_of
 from aggregator.config.servers import require_cache_url
+from aggregator.serving.sparkline import is_trend, sparkline
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,8 +25,7 @@ def summary(
     settings = settings_of(context)
     found = client.read(name, url=require_cache_url(settings), namespace=settings.namespace)
     if as_json:
-        document = {**asdict(found), "stale": found.is_stale()}
-        typer.echo(json.dumps(document, default=_instant, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(found.as_document(), ensure_ascii=False, indent=2))
     else:
         _print(found)
 
@@ -52,13 +51,16 @@ def _print(found: client.Summary) -> None:
     state = ["stale"] if found.is_stale() else []
     state += [
         f"as of {_instant(found.as_of)}",
-        f"tier {found.tier}",
-        f"complete {complete}",
+        *([f"tier {found.tier}", f"complete {complete}"] if found.tier is not None else []),
         f"version {found.version}",
     ]
     console.print(", ".join(state), style="dim", highlight=False)
+    if found.error is not None:
+        console.print(f"The last refresh failed: {escape(found.error)}", style="red", highlight=False)
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - what JSON can hold
+    if is_trend(value):
+        return sparkline(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value:.6g}" if is_number else "" if value is None else str(value)

@@ -4,98 +4,101 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
 
 import redis
 
-from aggregator.errors import ServerUnreachableError, UnknownSummaryError, UsageError
+from aggregator.client.connections import connect, fetch, shared
+from aggregator.client.keys import is_name, names_key, summary_key, wanted_key
+from aggregator.client.summary import REFRESHES_MISSED, Summary
+from aggregator.errors import (
+    AggregatorError,
+    ServerUnreachableError,
+    SummaryNotReadyError,
+    UnknownSummaryError,
+    UsageError,
+)
 
 CACHE_URL_VARIABLE = "AGGREGATOR_CACHE_URL"
 NAMESPACE_VARIABLE = "AGGREGATOR_NAMESPACE"
-TIMEOUT_SECONDS = 2.0
-#: A summary that missed so many refreshes is stale.
-REFRESHES_MISSED = 3
+#: For so long a summary that was asked for is not asked for again.
+ASKED_SECONDS = 60
+
+#: The newest document of each key that this process has read, for `fallback`.
+_last_read: dict[tuple[str, str], bytes] = {}
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A precomputed answer. `value`: its rows, each a mapping from column to value; instants are UTC.
-
-    `completeness`: the share of due samples that are in it, 0 to 1; `is_final`: no late sample can change it any more.
-    """
-
-    name: str
-    value: tuple[dict[str, Any], ...]
-    as_of: datetime
-    computed_at: datetime
-    tier: str | None
-    completeness: float | None
-    is_final: bool
-    version: int
-    refresh_seconds: float
-
-    def is_stale(self, *, now: datetime | None = None) -> bool:
-        """Whether it missed three refreshes by `now` (the present unless given)."""
-        age = (now or datetime.now(UTC)) - self.computed_at
-        return age > timedelta(seconds=REFRESHES_MISSED * self.refresh_seconds)
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> Summary:
-        """A summary from its JSON document as it is kept in Redis."""
-        return cls(
-            name=document["name"],
-            value=tuple(document["value"]),
-            as_of=datetime.fromisoformat(document["as_of"]),
-            computed_at=datetime.fromisoformat(document["computed_at"]),
-            tier=document["tier"],
-            completeness=document["completeness"],
-            is_final=bool(document["is_final"]),
-            version=int(document["version"]),
-            refresh_seconds=float(document["refresh_seconds"]),
-        )
-
-
-def summary_key(namespace: str, name: str) -> str:
-    """Under which key of Redis a summary is kept."""
-    return f"{namespace}:summary:{name}"
-
-
-def read(name: str, *, url: str | None = None, namespace: str | None = None) -> Summary:
+def read(
+    name: str, *, url: str | None = None, namespace: str | None = None, fallback: timedelta | None = None
+) -> Summary:
     """Read a summary from Redis; `url` and `namespace` default to AGGREGATOR_CACHE_URL and AGGREGATOR_NAMESPACE.
 
-    Raises UnknownSummaryError where it is not kept, ServerUnreachableError where Redis does not answer, and UsageError
-    where no URL is known.
+    One round trip over a connection that this process keeps; never a computation, and never longer than a second or two
+    where Redis hangs. With `fallback`, where Redis does not answer or has lost its memory, the value that this process
+    has read last is given, unless it was computed longer ago than that.
+
+    Raises UnknownSummaryError where no summary has this name, SummaryNotReadyError where it has no value yet (it is
+    then computed at the next wake), ServerUnreachableError where Redis does not answer, and UsageError where no URL is
+    known.
     """
-    url = url or os.environ.get(CACHE_URL_VARIABLE)
-    if not url:
-        raise UsageError(f"no cache is configured; set {CACHE_URL_VARIABLE}, such as redis://127.0.0.1:6379/0")
+    url = url or _configured_url()
     namespace = namespace or os.environ.get(NAMESPACE_VARIABLE) or "aggregator"
+    key = summary_key(namespace, name)
     try:
-        with connect(url, timeout_seconds=TIMEOUT_SECONDS) as client:
-            found = client.get(summary_key(namespace, name))
+        document = _document(url, namespace, name)
+    except (ServerUnreachableError, SummaryNotReadyError) as error:
+        return _fallen_back(url, key, fallback, error)
+    if fallback is not None:
+        _last_read[url, key] = document
+    return Summary.from_document(json.loads(document))
+
+
+def _configured_url() -> str:
+    if url := os.environ.get(CACHE_URL_VARIABLE):
+        return url
+    if file := os.environ.get(f"{CACHE_URL_VARIABLE}_FILE"):
+        return _content(Path(file))
+    raise UsageError(f"no cache is configured; set {CACHE_URL_VARIABLE}, such as redis://127.0.0.1:6379/0")
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{CACHE_URL_VARIABLE}_FILE names {path}, which cannot be read: {error}") from None
+
+
+def _document(url: str, namespace: str, name: str) -> bytes:
+    try:
+        found = fetch(url, summary_key(namespace, name))
+        if found is not None:
+            return found
+        raise _missing(shared(url), namespace, name)
     except (redis.RedisError, OSError) as error:
         raise ServerUnreachableError(f"the cache cannot be reached: {error}; see {CACHE_URL_VARIABLE}") from error
-    if not isinstance(found, bytes | str):
-        raise UnknownSummaryError(
-            f"no summary {name!r} is kept; add it to [[summaries]], or wait for its first refresh"
-        )
-    return Summary.from_document(json.loads(found))
 
 
-def connect(url: str, *, timeout_seconds: float) -> redis.Redis:
-    """A client that connects when it is first used, and never waits longer than `timeout_seconds`.
+def _missing(client: redis.Redis, namespace: str, name: str) -> AggregatorError:
+    """The error for a summary that is not there; one that may exist is asked for."""
+    with client.pipeline(transaction=False) as pipeline:
+        pipeline.exists(names_key(namespace))
+        pipeline.sismember(names_key(namespace), name)
+        are_known, is_known = pipeline.execute()
+    if not is_name(name) or (are_known and not is_known):
+        return UnknownSummaryError(f"no summary {name!r} is kept; add it to [[summaries]], or read one of those")
+    # Whoever asks first sets the mark, everybody else finds it: one computation, however many readers.
+    client.set(wanted_key(namespace, name), 1, nx=True, ex=ASKED_SECONDS)
+    return SummaryNotReadyError(f"no summary {name!r} is ready; it was asked for, try again in a minute")
 
-    Celery writes a Unix socket as `redis+socket://`, redis-py as `unix://`: both are understood. Raises UsageError for
-    any other URL that is not Redis'.
-    """
-    if url.startswith("redis+socket://"):
-        url = url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=")
-    try:
-        return redis.Redis.from_url(url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds)
-    except ValueError as error:
-        raise UsageError(f"the URL of Redis cannot be read: {error}") from None
+
+def _fallen_back(url: str, key: str, fallback: timedelta | None, error: AggregatorError) -> Summary:
+    document = _last_read.get((url, key))
+    if fallback is not None and document is not None:
+        last = Summary.from_document(json.loads(document))
+        if datetime.now(UTC) - last.computed_at <= fallback:
+            return last
+    raise error
 
 
-__all__ = ["Summary", "connect", "read", "summary_key"]
+__all__ = ["REFRESHES_MISSED", "Summary", "connect", "read", "summary_key"]

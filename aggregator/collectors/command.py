@@ -13,7 +13,7 @@ from aggregator.collectors.command_process import Finished, run_command
 from aggregator.collectors.outcome import REPORTED, failed, now
 from aggregator.collectors.placing import Placer
 from aggregator.collectors.protocol import Batch, Collected, Target
-from aggregator.config.model import BaseSource, CommandSource
+from aggregator.config.source_model import BaseSource, CommandSource
 from aggregator.errors import RejectedError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from aggregator.collectors.placing import Sample
-from aggregator.config.model import Limits, RegexParse
+from aggregator.config.source_model import Limits, RegexParse
 from aggregator.errors import RejectedError
 from aggregator.exposition.series import Kind, SeriesKey
 

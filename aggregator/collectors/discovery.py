@@ -15,7 +15,7 @@ from typing import Any
 
 from yarl import URL
 
-from aggregator.config.model import PrometheusSource
+from aggregator.config.source_model import PrometheusSource
 
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _PARAMETER = "__param_"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aggregator.config.model import BaseSource, PrometheusSource
 from aggregator.config.selector import Selector
+from aggregator.config.source_model import BaseSource, PrometheusSource
 from aggregator.exposition.series import Kind, SeriesKey
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aggregator.collectors.protocol import Target
-    from aggregator.config.model import BaseSource
+    from aggregator.config.source_model import BaseSource
 
 
 class Sample(NamedTuple):

@@ -15,7 +15,7 @@ from aggregator.collectors.outcome import failed
 from aggregator.collectors.protocol import Collected, Target
 from aggregator.collectors.scraping import Bounds, Scraped, scrape_all
 from aggregator.collectors.selection import Selection
-from aggregator.config.model import BaseSource, Limits, PrometheusSource
+from aggregator.config.source_model import BaseSource, Limits, PrometheusSource
 from aggregator.errors import RejectedError
 from aggregator.exposition.parser import TargetParser
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.config.model import BaseSource
+from aggregator.config.source_model import BaseSource
 from aggregator.exposition.series import SeriesKey
 
 

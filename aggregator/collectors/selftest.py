@@ -15,7 +15,7 @@ from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
 
 if TYPE_CHECKING:
-    from aggregator.config.model import BaseSource
+    from aggregator.config.source_model import BaseSource
 
 #: The name of the one target that such a source has: it is no machine, and any worker can collect it.
 ADDRESS = "selftest"

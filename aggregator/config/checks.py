@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aggregator.config.duration import format_duration
+from aggregator.config.fields import POSTGRESQL_SCHEMES
 from aggregator.config.ladder import day_divisor, divides, is_local, longest_bucket
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from aggregator.config.entries import Entry
     from aggregator.config.environment import Given
-    from aggregator.config.model import Settings, Tier
+    from aggregator.config.model import Settings, Summary, Tier
     from aggregator.errors import Fault
 
 LONGEST_RETENTION = timedelta(days=365 * 1_000)
@@ -22,7 +23,7 @@ _DAYS_AS_A_YEAR = timedelta(days=365)
 _ZERO = timedelta(0)
 _HIGHEST_PORT = 65_535
 _SCHEMES = {
-    "database_url": ("postgresql", "postgres", "postgresql+psycopg2"),
+    "database_url": POSTGRESQL_SCHEMES,
     "broker_url": ("amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket", "sentinel", "memory"),
     "cache_url": ("redis", "rediss", "unix"),
 }
@@ -134,3 +135,14 @@ def _samples(entry: Entry[Tier], settings: Settings, given: Mapping[str, Given])
     yield from (setting.fault(message) for setting in lengthened)
     if not lengthened:
         yield entry.fault("step", message)
+
+
+def check_summaries(entries: Sequence[Entry[Summary]], tiers: Sequence[Tier]) -> Iterator[Fault]:
+    """Faults of trends: each point is made of whole buckets of some tier."""
+    steps = [tier.step for tier in tiers if not is_local(tier) and not tier.months]
+    for entry in entries:
+        summary = entry.value
+        point = summary.window / summary.trend if summary.trend else None
+        if point is not None and all(point % step for step in steps):
+            message = f"its points are {format_duration(point)} long, which no tier's step divides; write fewer"
+            yield entry.fault("trend", message)

@@ -9,17 +9,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from aggregator.config import defaults
 from aggregator.config.faults import Keys, explain, no_such_key
-from aggregator.config.model import (
-    CommandSource,
-    HostSource,
-    Limits,
-    PrometheusSource,
-    Rule,
-    SelftestSource,
-    Source,
-    Summary,
-    Tier,
-)
+from aggregator.config.model import Rule, Summary, Tier
+from aggregator.config.source_model import CommandSource, HostSource, Limits, PrometheusSource, SelftestSource, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -21,7 +22,9 @@ FILE_SUFFIX = "_file"
 _OTHERS = ("AGGREGATOR_CONFIG", "AGGREGATOR_CELERYCONFIG")
 #: What tests and benchmarks of the project are told.
 _OTHER_PREFIXES = ("AGGREGATOR_TEST_", "AGGREGATOR_BENCH_")
-_LISTS = ("sources", "tiers", "summaries", "rules", "file")
+#: The URLs of `[databases]`, which `config.databases` reads.
+DATABASE_VARIABLE = re.compile(r"AGGREGATOR_DATABASES_(?P<name>[A-Z][A-Z0-9_]*?)_URL(?P<file>_FILE)?")
+_LISTS = ("sources", "tiers", "summaries", "rules", "databases", "file")
 
 SCALARS = tuple(name for name in Settings.model_fields if name not in _LISTS)
 
@@ -52,7 +55,7 @@ def from_environment(environment: Mapping[str, str]) -> Iterator[Given | Fault]:
     """
     given = {name: value for name, value in sorted(environment.items()) if name.startswith(PREFIX) and value}
     for variable, value in given.items():
-        if variable in _OTHERS or variable.startswith(_OTHER_PREFIXES):
+        if variable in _OTHERS or variable.startswith(_OTHER_PREFIXES) or DATABASE_VARIABLE.fullmatch(variable):
             continue
         field = variable.removeprefix(PREFIX).lower()
         if field in SCALARS:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aggregator.config.model import BaseSource, CommandSource, HostSource, PrometheusSource, Settings
+from aggregator.config.model import Settings
+from aggregator.config.source_model import BaseSource, CommandSource, HostSource, PrometheusSource
 
 if TYPE_CHECKING:
     from datetime import timedelta

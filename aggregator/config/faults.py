@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 Keys = Callable[[Path], str]
 
 #: Keys that a sentence of our own about a whole entry may begin with.
-_POINTED_AT = frozenset({"timeout", "labels", "timezone", "name", "by", "without"})
+_POINTED_AT = frozenset(
+    {"timeout", "labels", "timezone", "name", "without", "select", "divide_by", "stat", "by", "window", "top", "order"}
+    | {"trend", "compare", "database", "max_rows"}
+)
 _KINDS = "prometheus, host, command"
 _WHAT_IS_RIGHT = {
     "string_type": "a text in quotes",
@@ -108,6 +111,8 @@ def _pattern_in_words(pattern: str) -> str:
         return "a metric's name has letters, digits, _ and :, and begins with no digit"
     if pattern.startswith("^[a-zA-Z_]"):
         return "a label name has letters, digits and _, and begins with no digit"
+    if pattern.startswith("^[a-z][a-z0-9_]"):
+        return "a database's name has small letters, digits and _, and begins with a letter"
     if pattern.startswith("^[a-z0-9]"):
         return "a tier's name has at most 16 small letters, digits and _, and does not begin with _"
     return "a name has at most 63 letters, digits and _ . -, and begins with a letter or digit"

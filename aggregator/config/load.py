@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from aggregator.config import defaults
-from aggregator.config.checks import check_scalars, check_tiers
+from aggregator.config.checks import check_scalars, check_summaries, check_tiers
+from aggregator.config.databases import SECTION as DATABASES
+from aggregator.config.databases import read_databases
 from aggregator.config.document import Document, read_document
 from aggregator.config.entries import Entries, resolved
 from aggregator.config.environment import FILE_SUFFIX, PREFIX, SCALARS, Given, from_environment, is_secret, read_secret
 from aggregator.config.faults import explain, no_such_key
 from aggregator.config.filters import check_filters
-from aggregator.config.model import Settings
+from aggregator.config.model import NamedDatabase, Settings
 from aggregator.errors import ConfigurationError, Fault
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from aggregator.config.lines import Path as KeyPath
 
-_SECTIONS = ("sources", "tiers", "summaries", "rules")
+_SECTIONS = ("sources", "tiers", "summaries", "rules", DATABASES)
 
 
 def load_settings(
@@ -50,6 +52,7 @@ class _Loading:
 
     def __init__(self, document: Document, environment: Mapping[str, str], overrides: Mapping[str, object]) -> None:
         self._document = document
+        self._environment = environment
         self._faults: list[Fault] = []
         self._given = {given.field: given for given in _default_scalars(environment)}
         for found in (*self._in_document(), *from_environment(environment), *_flags(overrides)):
@@ -67,6 +70,9 @@ class _Loading:
         self._faults += check_scalars(scalars, self._given)
         self._faults += check_filters(self._document)
         self._faults += check_tiers(tiers, scalars, self._given, is_complete=entries.tiers_are_valid)
+        if entries.tiers_are_valid:
+            self._faults += check_summaries(summaries, [entry.value for entry in tiers])
+        databases = self._databases()
         if self._faults:
             raise ConfigurationError(*sorted(self._faults, key=lambda fault: (fault.file, fault.line or 0)))
         return scalars.model_copy(
@@ -75,9 +81,15 @@ class _Loading:
                 "tiers": tuple(sorted((entry.value for entry in tiers), key=lambda tier: tier.step)),
                 "summaries": tuple(entry.value for entry in summaries),
                 "rules": tuple(entry.value for entry in rules),
+                "databases": databases,
                 "file": None if self._document.path is None else self._document.path.absolute(),
             }
         )
+
+    def _databases(self) -> tuple[NamedDatabase, ...]:
+        found = list(read_databases(self._document, self._environment))
+        self._faults += (fault for fault in found if isinstance(fault, Fault))
+        return tuple(database for database in found if isinstance(database, NamedDatabase))
 
     def _scalars(self) -> Settings:
         """The settings without their lists; what is wrong has its default instead, so that the rest is checked too."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.errors import RejectedError
 from aggregator.exposition.history_numbers import read_values
 from aggregator.exposition.lines import NOTHING_KEPT

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.errors import RejectedError
 from aggregator.exposition.exposed import NO_TIMESTAMP_MS
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.exposition.exposed import NO_TIMESTAMP_MS, ExposedSeries, Exposition
 from aggregator.exposition.fast import KnownBody, Reading
 from aggregator.exposition.formats import Format, choose_format

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.errors import RejectedError
 from aggregator.exposition import lines as cutting
 from aggregator.exposition.exposed import ExposedSeries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aggregator.errors import AggregatorError, ServerUnreachableError
 from aggregator.serving.asking import Question
@@ -13,7 +13,14 @@ from aggregator.serving.status import Server, Status
 from aggregator.storage.health import Health, HealthReader
 from aggregator.storage.reading import Reader, ping
 from aggregator.storage.schema import schema_fault
-from aggregator.storage.stored_summaries import read_stored_summaries
+from aggregator.storage.stored_summaries import is_published, read_stored_summaries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aggregator.storage.engine import Connection
+
+Result = TypeVar("Result")
 
 #: Who asks every two seconds gets fresh answers; a crowd of askers costs no more than one.
 KEPT_SECONDS = 1.0
@@ -66,7 +73,18 @@ class Observer:
     def stored_summaries(self, name: str | None = None) -> list[dict[str, Any]]:
         """Summaries from PostgreSQL; raises ServerUnreachableError where it does not answer."""
         self._require_database()
-        return self._reader.run(lambda connection: read_stored_summaries(connection, name))
+        names = None if name is None else [name]
+        return self._reader.run(lambda connection: read_stored_summaries(connection, names))
+
+    def is_summary(self, name: str) -> bool:
+        """Whether a summary of this name is published; raises ServerUnreachableError where PostgreSQL is away."""
+        self._require_database()
+        return self._reader.run(lambda connection: is_published(connection, name))
+
+    def read(self, work: Callable[[Connection], Result]) -> Result:
+        """What is read in a transaction; raises ServerUnreachableError where PostgreSQL is away."""
+        self._require_database()
+        return self._reader.run(work)
 
     def schema_fault(self) -> str | None:
         """Why the database cannot be used by this version of the code; None where it can."""

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from aggregator.serving.responses import Response
+from aggregator.serving.sparkline import is_trend, sparkline
 
 REFRESH_SECONDS = 5
 #: A page of ten thousand targets helps nobody; those that are down come first.
@@ -134,10 +135,14 @@ def _summary(summary: Document, as_of: str) -> str:
     heads = list(dict.fromkeys(name for row in rows for name in row))
     cells = ([_cell(row.get(name)) for name in heads] for row in rows)
     title = f"Summary {summary['name']}, computed {_age(summary['computed_at'], as_of)}"
-    return _section(title, heads, cells) or f"<section><h2>{_text(title)}</h2><p>It has no rows.</p></section>"
+    shown = _section(title, heads, cells) or f"<section><h2>{_text(title)}</h2><p>It has no rows.</p></section>"
+    error = summary.get("error")
+    return shown + (f'<p class="bad">The last refresh failed: {_text(error)}</p>' if error else "")
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - what JSON can hold
+    if is_trend(value):
+        return _text(sparkline(value))
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return _number(value) if is_number else _text("" if value is None else value)
 

@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client.exposition import gzip_accepted
 
 #: The page is one document with its own style and nothing else: no script, no picture, no frame.
-_SECURITY = (
+_DEFAULTS = (
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
@@ -34,8 +34,15 @@ class Response:
 
     def encoded(self, accept_encoding: str) -> tuple[list[tuple[str, str]], bytes]:
         """Headers and body, compressed where the client accepts that."""
-        body, headers = self.body, [("Content-Type", self.content_type), *_SECURITY, *self.headers]
+        body, own = self.body, {name for name, _ in self.headers}
+        headers = [
+            ("Content-Type", self.content_type),
+            *(pair for pair in _DEFAULTS if pair[0] not in own),
+            *self.headers,
+        ]
         headers += [("Content-Security-Policy", self.content_policy), ("Vary", "Accept, Accept-Encoding")]
+        if self.status is HTTPStatus.NOT_MODIFIED:
+            return headers, b""
         if len(body) >= LEAST_COMPRESSED_BYTES and gzip_accepted(accept_encoding):
             body = gzip.compress(body, compresslevel=5)
             headers.append(("Content-Encoding", "gzip"))

@@ -14,14 +14,15 @@ import waitress
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from aggregator import client
-from aggregator.errors import AggregatorError, ServerUnreachableError, UnknownSummaryError
+from aggregator.errors import AggregatorError
 from aggregator.serving.installation import InstallationMetrics
 from aggregator.serving.listen import parse_listen, refusal
 from aggregator.serving.observer import Addresses, Observer
 from aggregator.serving.pages import render_page
+from aggregator.serving.range_api import RangeApi
 from aggregator.serving.responses import Response, json_error, json_response, text_response
 from aggregator.serving.status import plain
+from aggregator.serving.summaries_api import SummariesApi
 
 log = structlog.get_logger(__name__)
 
@@ -40,12 +41,15 @@ class Web:
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
+        self._summaries = SummariesApi(observer)
         self._routes: dict[str, Callable[[Environment], Response]] = {
             "/": self._page,
             "/metrics": self._metrics,
             "/-/healthy": lambda _environment: text_response("ok"),
             "/-/ready": self._ready,
             "/api/v1/status": lambda _environment: json_response(self._observer.status().document()),
+            "/api/v1/range": RangeApi(observer).answer,
+            "/api/v1/summaries": lambda _environment: self._summaries.all(),
         }
 
     def __call__(self, environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
@@ -67,7 +71,7 @@ class Web:
         if path in self._routes:
             return self._routes[path](environment)
         if path.startswith(SUMMARIES_PATH):
-            return self._summary(unquote(path.removeprefix(SUMMARIES_PATH)))
+            return self._summaries.one(unquote(path.removeprefix(SUMMARIES_PATH)), environment)
         return json_error("there is nothing here; the page is at /", HTTPStatus.NOT_FOUND)
 
     def _page(self, _environment: Environment) -> Response:
@@ -90,30 +94,6 @@ class Web:
         except AggregatorError as error:
             fault = str(error)
         return text_response(fault, HTTPStatus.SERVICE_UNAVAILABLE) if fault else text_response("ready")
-
-    def _summary(self, name: str) -> Response:
-        try:
-            summary = self._cached_summary(name) or self._stored_summary(name)
-        except UnknownSummaryError as error:
-            return json_error(str(error), HTTPStatus.NOT_FOUND)
-        except ServerUnreachableError as error:
-            return json_error(str(error), HTTPStatus.SERVICE_UNAVAILABLE)
-        return json_response(plain({**vars(summary), "stale": summary.is_stale()}))
-
-    def _cached_summary(self, name: str) -> client.Summary | None:
-        addresses = self._observer.addresses
-        if addresses.cache_url is None:
-            return None
-        try:
-            return client.read(name, url=addresses.cache_url, namespace=addresses.namespace)
-        except (ServerUnreachableError, UnknownSummaryError):
-            return None  # PostgreSQL keeps the last good value of every summary
-
-    def _stored_summary(self, name: str) -> client.Summary:
-        found = self._observer.stored_summaries(name)
-        if not found:
-            raise UnknownSummaryError
-        return client.Summary.from_document(plain(found[0]))
 
 
 def open_web(listen: str, observer: Observer) -> Any:  # noqa: ANN401 - waitress publishes no types

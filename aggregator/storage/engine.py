@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 #: Serialization failure, deadlock, lock timeout, shutdowns; class 08 is the connection itself.
 RETRYABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
 _LOCK_NOT_AVAILABLE = "55P03"
+_QUERY_CANCELED = "57014"
 ATTEMPTS = 3
 FIRST_PAUSE_SECONDS = 0.1
 
@@ -135,6 +136,11 @@ def is_retryable(error: BaseException) -> bool:
     return error.connection_invalidated or sqlstate in RETRYABLE_SQLSTATES or sqlstate.startswith("08")
 
 
+def is_statement_timeout(error: BaseException) -> bool:
+    """Whether a statement took longer than its transaction allows."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) == _QUERY_CANCELED
+
+
 def is_lock_timeout(error: BaseException) -> bool:
     """Whether a lock could not be had in time."""
     return isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) == _LOCK_NOT_AVAILABLE
@@ -191,6 +197,7 @@ __all__ = [
     "driver_url",
     "is_lock_timeout",
     "is_retryable",
+    "is_statement_timeout",
     "make_engine",
     "transaction",
     "unreachable",

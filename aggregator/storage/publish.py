@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from aggregator.config.duration import format_duration
 from aggregator.config.ladder import longest_bucket, parents
-from aggregator.config.model import Settings, Source, Summary, Tier
+from aggregator.config.model import Settings, Tier
+from aggregator.config.source_model import Source
 from aggregator.errors import UsageError
 from aggregator.rollups.buckets import Ladder, offset_of
 from aggregator.storage import (
@@ -27,6 +28,7 @@ from aggregator.storage import (
 )
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.claims import move_slots
+from aggregator.storage.publish_summaries import publish_summaries
 from aggregator.storage.quantiles import choose_sketched
 from aggregator.storage.range_points import RangeSettings
 from aggregator.storage.range_times import TierRange
@@ -54,7 +56,7 @@ def publish(connection: Connection, settings: Settings, *, config_hash: str, now
     _publish_installation(connection, settings, config_hash=config_hash, now=now)
     _publish_sources(connection, settings.sources, by=settings.node, now=now)
     _publish_tiers(connection, settings.tiers, now=now)
-    _publish_summaries(connection, settings.summaries)
+    publish_summaries(connection, settings.summaries, now=now)
     publish_rules(connection, settings.rules, by=settings.node, now=now)
     create_views(connection)
     ensure_partitions(connection, settings, now=now)
@@ -175,19 +177,6 @@ def _refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None
             raise UsageError(f"tier {tier.name} has partitions for rollups of {what}; give the new tier another name")
 
 
-def _publish_summaries(connection: Connection, summaries: Sequence[Summary]) -> None:
-    names = [summary.name for summary in summaries]
-    connection.execute(update(tables.summaries).where(tables.summaries.c.name.not_in(names)).values(active=False))
-    for summary in summaries:
-        values = {
-            "definition": summary.model_dump(mode="json"),
-            "refresh_seconds": summary.refresh.total_seconds(),
-            "active": True,
-        }
-        statement = insert(tables.summaries).values(name=summary.name, **values)
-        connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
-
-
 def _ladder(tier: Tier) -> Ladder:
     return Ladder(tier.step, tier.timezone, months=tier.months)
 
@@ -212,7 +201,7 @@ def create_views(connection: Connection) -> None:
     for view in of_tiers:
         views.create_tier_view(connection, view)
         views.create_sketch_view(connection, tier_id=view.tier_id, name=view.name)
-    views.create_blocks_view(connection, of_tiers)
+    views.create_rollup_views(connection, of_tiers)
     ranges = [TierRange(view.tier_id, view.ladder) for view in of_tiers]
     settings = RangeSettings(installation.lateness, installation.lookback)
     range_functions.create_range_functions(connection, ranges, settings)

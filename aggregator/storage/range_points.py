@@ -19,6 +19,8 @@ from aggregator.storage.tables import SCHEMA
 RAW = "raw"
 EXACT = "exact"
 REGROUPED = "regrouped"
+#: Outputs of rules have no samples: where samples are read, their rollups of the finest tier are.
+_OUTPUTS = "outputs"
 #: Columns of a point and their types. `group_id`: equal where metric and labels are, if they are grouped.
 COLUMNS = {
     "time": "timestamptz",
@@ -53,10 +55,12 @@ def points(columns: str, *, by: str) -> str:
     The form stands beside each branch as a constant, and the function behind OFFSET 0: PostgreSQL then leaves out the
     other branches before it has put their functions' text in place, and reads none of it.
     """
+    tier, rollup_tier = (f"{SCHEMA}.{name}($2, $4)" for name in ("range_tier", "range_rollup_tier"))
+    branches = ((EXACT, EXACT, tier), (REGROUPED, REGROUPED, tier), (RAW, RAW, tier), (RAW, _OUTPUTS, rollup_tier))
     forms = " UNION ALL ".join(
-        f"SELECT '{form}' AS form, f.* FROM (SELECT * FROM {SCHEMA}.range_{form}"  # noqa: S608 - text of our own
-        f"($1, $2, $3, $4, {SCHEMA}.range_tier($2, $4), {by}) OFFSET 0) AS f"
-        for form in (EXACT, REGROUPED, RAW)
+        f"SELECT '{form}' AS form, f.* FROM (SELECT * FROM {SCHEMA}.range_{function}"  # noqa: S608 - text of our own
+        f"($1, $2, $3, $4, {read}, {by}) OFFSET 0) AS f"
+        for form, function, read in branches
     )
     return (
         f"SELECT {columns} FROM ({forms}) AS points"  # noqa: S608 - as above
@@ -66,7 +70,12 @@ def points(columns: str, *, by: str) -> str:
 
 def point_functions(settings: RangeSettings) -> tuple[str, ...]:
     """Statements for the functions, one for each form."""
-    bodies = {EXACT: _exact(), REGROUPED: _regrouped(settings), RAW: _raw(settings)}
+    bodies = {
+        EXACT: own_series() + _exact(),
+        REGROUPED: own_series() + _regrouped(settings),
+        RAW: own_series() + _raw(settings),
+        _OUTPUTS: own_series(where="is_output") + _exact(),
+    }
     returned = ", ".join(f'"{name}" {type_}' for name, type_ in COLUMNS.items())
     return tuple(
         f"""
@@ -74,7 +83,6 @@ CREATE OR REPLACE FUNCTION {SCHEMA}.range_{form}(
     selector text, start timestamptz, finish timestamptz, interval_ms bigint, tier_id smallint, by text[])
 RETURNS TABLE ({returned})
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    {own_series()}
     {body}
 $$
 """
@@ -82,8 +90,8 @@ $$
     )
 
 
-def own_series() -> str:
-    """SQL: `own`, the series that are meant, found once."""
+def own_series(*, where: str = "true") -> str:
+    """SQL: `own`, the series that are meant, found once; `where`: a condition on rows of `metric_series`."""
     grouped = "(SELECT jsonb_object_agg(name, labels -> name) FROM unnest($6) AS name WHERE labels ? name)"
     return f"""
     WITH own AS MATERIALIZED (
@@ -93,7 +101,7 @@ def own_series() -> str:
         FROM (
             SELECT series_id, block_id, position, metric,
                 CASE WHEN $6 IS NULL THEN labels ELSE coalesce({grouped}, '{{}}') END AS labels
-            FROM {SCHEMA}.metric_series WHERE {selected_series("$1")}
+            FROM {SCHEMA}.metric_series WHERE {selected_series("$1")} AND {where}
             OFFSET 0
         ) AS found
     )
@@ -123,10 +131,11 @@ def own_blocks(view: str, columns: str, *, since: str, until: str) -> str:
     """SQL: the rows of a view of blocks in which series of `own` lie, from `since` to before `until`.
 
     OFFSET 0: a block's row is read, and its interval and the ledger looked up, once and not for each of its series.
+    Where there are no series, nothing is scanned.
     """
     return (
         f"SELECT {columns} FROM {SCHEMA}.{view} WHERE tier_id = {_TIER} AND time >= {since} AND time < {until}"  # noqa: S608 - as above
-        " AND block_id = ANY (ARRAY(SELECT DISTINCT block_id FROM own)) OFFSET 0"
+        " AND block_id = ANY (ARRAY(SELECT DISTINCT block_id FROM own)) AND EXISTS (SELECT FROM own) OFFSET 0"
     )
 
 

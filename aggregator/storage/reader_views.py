@@ -23,7 +23,8 @@ SELECT
     source.offset_seconds,
     s.id AS series_id,
     s.block_id,
-    s.position
+    s.position,
+    EXISTS (SELECT FROM {SCHEMA}.rules AS rule WHERE rule.target_id = s.target_id) AS is_output
 FROM {SCHEMA}.series AS s
 LEFT JOIN {SCHEMA}.targets AS target ON target.id = s.target_id
 LEFT JOIN {SCHEMA}.sources AS source ON source.id = target.source_id

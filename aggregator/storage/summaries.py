@@ -1,53 +1,75 @@
-"""Summaries: computed from a tier's rollups, and kept with their last good value."""
+"""Summaries as they are published: what is due, what was computed, and the last good value where that failed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    DateTime,
-    Double,
-    Float,
-    TableClause,
-    cast,
-    column,
-    func,
-    select,
-    table,
-    update,
-)
-from sqlalchemy.dialects.postgresql import JSONB, array
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import Connection, Integer, Row, cast, func, literal, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from aggregator.config.model import Summary
-from aggregator.config.selector import parse_selector
-from aggregator.storage import tables
-from aggregator.storage.catalog import Installation, TierEntry
-from aggregator.storage.selecting import selected
+from aggregator.rollups.buckets import floor_to
+from aggregator.storage import runs, tables
+from aggregator.storage.summary_values import Computed
 
-#: The finest tier that needs no more buckets than this for a window is read.
-MOST_BUCKETS = 120
+log = structlog.get_logger(__name__)
+
+STAGE = "summarize"
+#: A run that began longer ago is over, whatever its row says: no lease is that long.
+LONGEST_RUN = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
-class Computed:
-    """A summary's answer: rows of labels and a value, and how much to trust them."""
+class Published:
+    """An active summary: its definition, and which version of its document is the newest (0: none)."""
 
-    rows: list[dict[str, Any]]
-    as_of: datetime
-    tier: str
-    completeness: float | None
-    is_final: bool
+    summary: Summary
+    definition: dict[str, Any]
+    version: int
+    computed_at: datetime | None
+    asked_at: datetime | None
+
+    @property
+    def name(self) -> str:
+        """The summary's name."""
+        return self.summary.name
 
 
-def active_summaries(connection: Connection) -> list[Summary]:
-    """The published summaries."""
+@dataclass(frozen=True)
+class Due:
+    """A slot of a summary that nobody has claimed; a message about it is of use for `expires`."""
+
+    name: str
+    slot: datetime
+    expires: timedelta
+
+
+def published_summaries(connection: Connection) -> list[Published]:
+    """The active summaries by name; one that this version of the code cannot read is left out, and logged."""
     stored = tables.summaries
-    rows = connection.execute(select(stored.c.definition).where(stored.c.active).order_by(stored.c.name)).scalars()
-    return [Summary.model_validate(definition) for definition in rows]
+    columns = (stored.c[name] for name in ("name", "definition", "version", "computed_at", "asked_at"))
+    rows = connection.execute(select(*columns).where(stored.c.active).order_by(stored.c.name))
+    return [found for row in rows if (found := _published(row)) is not None]
+
+
+def _published(row: Row[Any]) -> Published | None:
+    try:
+        summary = Summary.model_validate(row.definition)
+    except ValidationError as error:
+        log.warning("summary_not_understood", summary=row.name, faults=error.error_count())
+        return None
+    return Published(summary, row.definition, row.version, row.computed_at, row.asked_at)
+
+
+def withdrawn_summaries(connection: Connection) -> dict[str, int]:
+    """The summaries that the configuration no longer has, with their last version."""
+    stored = tables.summaries
+    return dict(connection.execute(select(stored.c.name, stored.c.version).where(~stored.c.active)).all())
 
 
 def shortest_refresh(connection: Connection) -> timedelta | None:
@@ -57,134 +79,83 @@ def shortest_refresh(connection: Connection) -> timedelta | None:
     return None if seconds is None else timedelta(seconds=seconds)
 
 
-def choose_tier(installation: Installation, summary: Summary) -> TierEntry:
-    """The finest tier that covers the window with few buckets; else the coarsest."""
-    fitting = [tier for tier in installation.tiers if summary.window / tier.ladder.step <= MOST_BUCKETS]
-    return fitting[0] if fitting else installation.tiers[-1]
+def due_summaries(connection: Connection, published: Sequence[Published], *, now: datetime) -> list[Due]:
+    """At most one slot of each summary that is neither done nor being done.
 
-
-def compute(connection: Connection, installation: Installation, summary: Summary, *, now: datetime) -> Computed:
-    """Compute a summary over its window up to now.
-
-    Per series first, then over the series of a group: an average is weighted by samples, rates and increases are
-    summed, a ratio divides the groups of two selectors that have equal labels.
+    Uses indexes: runs_slot_key, runs_started_at_idx.
     """
-    tier = choose_tier(installation, summary)
-    groups = _groups(connection, tier, summary, summary.select, now=now)
-    values = {key: row["value"] for key, row in groups.items()}
-    if summary.divide_by is not None:
-        below = _groups(connection, tier, summary, summary.divide_by, now=now)
-        values = {
-            key: value / below[key]["value"]
-            for key, value in values.items()
-            if value is not None and key in below and below[key]["value"]
-        }
-    given = [(key, value) for key, value in values.items() if value is not None]
-    given.sort(key=lambda pair: pair[1], reverse=summary.order == "highest")
-    rows = [{**dict(zip(summary.by, key, strict=True)), "value": value} for key, value in given[: summary.top]]
-    shown = [groups[key] for key, _ in given[: summary.top]]
-    return Computed(
-        rows=rows,
-        as_of=max((row["as_of"] for row in shown), default=now),
-        tier=tier.name,
-        completeness=min((row["completeness"] for row in shown), default=None),
-        is_final=all(row["is_final"] for row in shown),
-    )
-
-
-def _groups(
-    connection: Connection, tier: TierEntry, summary: Summary, selector: str, *, now: datetime
-) -> dict[tuple[str, ...], dict[str, Any]]:
-    """One row per group of labels. Uses indexes: series_metric_idx, rollup_pkey."""
-    c = _view(tier).c
-    per_series = (
-        select(
-            c.labels,
-            *(_of_series(name, c).label(name) for name in _SERIES_STATISTICS[summary.stat]),
-            func.max(c.time).label("as_of"),
-            func.avg(c.completeness).label("completeness"),
-            func.bool_and(c.is_final).label("is_final"),
+    slots = [(one, slot) for one in published for slot in _slots(one, now) if not _is_done(slot, one.computed_at)]
+    c = tables.runs.c
+    own_slot = tuple_(c.subject, c.slot).in_([(one.name, slot) for one, slot in slots])
+    taken = connection.execute(
+        select(c.subject, c.slot).where(
+            c.stage == STAGE, own_slot, or_(c.finished_at.is_not(None), c.lease_until >= now)
         )
-        .where(selected(parse_selector(selector), metric=c.metric, labels=c.labels), c.time > now - summary.window)
-        .group_by(c.metric, c.labels)
-        .subquery()
     )
-    s = per_series.c
-    value = _of_group(summary.stat, s)
-    labels = [
-        func.coalesce(s.labels.op("->>")(name), "").label(f"label_{place}") for place, name in enumerate(summary.by)
-    ]
-    statement = select(
-        *labels,
-        value.cast(Double).label("value"),
-        func.max(s.as_of).label("as_of"),
-        func.avg(s.completeness).cast(Float).label("completeness"),
-        func.bool_and(s.is_final).label("is_final"),
-    ).group_by(*labels)
-    if not labels:
-        statement = statement.having(func.count() > 0)
-    found = connection.execute(statement).mappings()
-    return {tuple(row[f"label_{place}"] for place in range(len(labels))): dict(row) for row in found}
+    not_due = {(row.subject, row.slot) for row in taken}
+    running = set(connection.execute(_running(now)).scalars())
+    free = [(one, slot) for one, slot in slots if (one.name, slot) not in not_due and one.name not in running]
+    return list({one.name: Due(one.name, slot, one.summary.refresh) for one, slot in reversed(free)}.values())
 
 
-def _view(tier: TierEntry) -> TableClause:
-    """The view of a tier, with the columns that summaries read."""
-    names = ("count", "sum", "min", "max", "last", "increase", "rate", "completeness", "is_final")
-    return table(
-        f"metrics_{tier.name}",
-        column("time", DateTime(timezone=True)),
-        column("metric"),
-        column("labels", JSONB),
-        *(column(name, Double) for name in names),
-        schema=tables.SCHEMA,
+def _slots(published: Published, now: datetime) -> list[datetime]:
+    """The running slot, and the instant at which somebody asked for more, oldest wish first."""
+    asked = [published.asked_at] if published.asked_at is not None else []
+    return [floor_to(now, published.summary.refresh), *asked]
+
+
+def _running(now: datetime) -> Any:  # noqa: ANN401 - a statement
+    c = tables.runs.c
+    return select(c.subject).where(
+        c.stage == STAGE, c.finished_at.is_(None), c.lease_until >= now, c.started_at > now - LONGEST_RUN
     )
 
 
-#: What each statistic needs of a series; nothing else is computed.
-_SERIES_STATISTICS = {
-    "avg": ("sum", "count"),
-    "sum": ("sum",),
-    "min": ("min",),
-    "max": ("max",),
-    "last": ("last",),
-    "increase": ("increase",),
-    "rate": ("increase", "covered"),
-}
+def claim(
+    connection: Connection, name: str, *, slot: datetime, node: str, now: datetime, lease: timedelta
+) -> int | None:
+    """Claim a slot of a summary; the run's id, or None where it is done, or another slot of the summary is being done.
+
+    Uses indexes: summaries_pkey, runs_subject_started_at_idx, runs_slot_key.
+    """
+    stored = tables.summaries.c
+    # One at a time decides: two slots of a summary would else be claimed side by side.
+    locked = select(stored.computed_at).where(stored.name == name, stored.active).with_for_update(key_share=True)
+    row = connection.execute(locked).one_or_none()
+    if row is None or _is_done(slot, row.computed_at):
+        return None
+    if connection.execute(_running(now).where(tables.runs.c.subject == name).limit(1)).first() is not None:
+        return None
+    return runs.claim_slot(connection, stage=STAGE, subject=name, slot=slot, node=node, now=now, lease=lease)
 
 
-def _of_series(name: str, c: Any) -> ColumnElement[Any]:  # noqa: ANN401 - the columns of a view
-    """A statistic of one series over the window."""
-    if name == "last":
-        # The greatest (time, value): no sort is needed for the newest one.
-        newest: ColumnElement[Any] = func.max(array([cast(func.extract("epoch", c.time), Double), c.last]))[2]
-        return newest
-    if name == "covered":
-        return func.sum(c.increase / func.nullif(c.rate, 0))
-    return _combined(name, c[name])
+def _is_done(slot: datetime, computed_at: datetime | None) -> bool:
+    """A slot wants an answer that is no older than itself, whoever has computed it."""
+    return computed_at is not None and computed_at >= slot
 
 
-def _of_group(stat: str, s: Any) -> ColumnElement[Any]:  # noqa: ANN401 - the columns of a sub-query
-    """A statistic over the series of a group: averages weighted, rates and last values summed."""
-    if stat == "avg":
-        return func.sum(s.sum) / func.nullif(func.sum(s["count"]), 0)
-    if stat == "rate":
-        return func.sum(func.coalesce(s.increase / func.nullif(s.covered, 0), 0))
-    return _combined(stat, s[stat])
+def ask_for(connection: Connection, names: Sequence[str], *, now: datetime) -> None:
+    """Have summaries without a value refreshed beyond their slots. Uses index: summaries_pkey."""
+    stored = tables.summaries
+    connection.execute(
+        update(stored).where(stored.c.name.in_(names), stored.c.computed_at.is_(None)).values(asked_at=now)
+    )
 
 
-def _combined(stat: str, values: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Several values of a statistic as one: the least, the greatest, or the sum."""
-    if stat == "min":
-        return func.min(values)
-    return func.max(values) if stat == "max" else func.sum(values)
+def store(connection: Connection, published: Published, computed: Computed, *, now: datetime) -> bool:
+    """Keep a summary's answer of `now`; False where a newer one or another definition has come meanwhile.
 
-
-def store(connection: Connection, name: str, computed: Computed, *, now: datetime) -> int:
-    """Keep a summary's answer; gives its version. Uses index: summaries_pkey."""
+    Uses index: summaries_pkey.
+    """
     stored = tables.summaries
     statement = (
         update(stored)
-        .where(stored.c.name == name)
+        .where(
+            stored.c.name == published.name,
+            stored.c.active,
+            stored.c.definition == cast(literal(published.definition, JSONB), JSONB),
+            or_(stored.c.computed_at.is_(None), stored.c.computed_at <= now),
+        )
         .values(
             value=computed.rows,
             as_of=computed.as_of,
@@ -195,13 +166,19 @@ def store(connection: Connection, name: str, computed: Computed, *, now: datetim
             version=stored.c.version + 1,
             last_error=None,
             last_error_at=None,
+            asked_at=None,
         )
         .returning(stored.c.version)
     )
-    return int(connection.execute(statement).scalar_one())
+    return connection.execute(statement).scalar_one_or_none() is not None
 
 
 def store_error(connection: Connection, name: str, error: str, *, now: datetime) -> None:
     """Record that a refresh failed; the last good value stays. Uses index: summaries_pkey."""
     stored = tables.summaries
-    connection.execute(update(stored).where(stored.c.name == name).values(last_error=error, last_error_at=now))
+    is_news = stored.c.last_error.is_distinct_from(error)
+    connection.execute(
+        update(stored)
+        .where(stored.c.name == name, or_(stored.c.computed_at.is_(None), stored.c.computed_at <= now))
+        .values(last_error=error, last_error_at=now, version=stored.c.version + cast(is_news, Integer))
+    )

@@ -26,7 +26,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, REAL
 
 SCHEMA = "aggregator"
 
@@ -325,7 +325,8 @@ wakes = Table(
     Column("slots_missed", BigInteger, nullable=False, server_default=text("0")),
 )
 
-#: Named, precomputed answers; the last good value stays when a refresh fails.
+#: Named, precomputed answers; the last good value stays when a refresh fails. `version` rises with each change of what
+#: readers see. `asked_at`: a refresh is wanted beyond the slots, since then. `value` keeps the order of its columns.
 summaries = Table(
     "summaries",
     metadata,
@@ -333,7 +334,7 @@ summaries = Table(
     Column("definition", JSONB, nullable=False),
     Column("active", Boolean, nullable=False),
     Column("refresh_seconds", Double, nullable=False),
-    Column("value", JSONB),
+    Column("value", JSON(none_as_null=True)),
     Column("as_of", _instant()),
     Column("computed_at", _instant()),
     Column("tier", Text),
@@ -342,6 +343,7 @@ summaries = Table(
     Column("version", BigInteger, nullable=False, server_default=text("0")),
     Column("last_error", Text),
     Column("last_error_at", _instant()),
+    Column("asked_at", _instant()),
 )
 
 #: Up to where the oldest partitions of a table (of a tier, for rollup) have been dropped.

@@ -10,8 +10,10 @@ from sqlalchemy import Connection, text
 from aggregator.rollups.buckets import Ladder
 from aggregator.storage.bucket_ends import end_of_bucket
 from aggregator.storage.reader_views import KIND_OF_SERIES
-from aggregator.storage.statistic_columns import sketch_of, statistics_of
+from aggregator.storage.statistic_columns import given, sketch_of, slots_due_of, statistics_of
 from aggregator.storage.tables import SCHEMA
+
+_STATISTICS = ",\n    ".join(f"{sql} AS {name}" for name, sql in statistics_of("r", "s.position").items())
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,30 @@ LEFT JOIN LATERAL (
 ) AS ledger ON true
 """
 
+# For summaries: the same by series, with what it takes to merge them. Joined as the views of tiers are.
+_ROLLUPS = """
+SELECT
+    r.tier_id,
+    r.tier,
+    r.time,
+    s.metric,
+    s.labels,
+    s.labels ->> 'job' AS job,
+    s.labels ->> 'instance' AS instance,
+    {statistics},
+    r.is_final,
+    {m2} AS m2,
+    {covered} AS covered,
+    {slots_due} AS slots_due,
+    s.id AS series_id,
+    r.shard_id,
+    r.built_from
+FROM {schema}.block_rollups AS r
+JOIN {schema}.series AS s ON s.block_id = r.block_id
+LEFT JOIN (SELECT min(0) AS none) AS nothing ON true
+WHERE coalesce(r.count[s.position], nothing.none) > 0
+"""
+
 # A sparse frame lists the places that it has values of.
 _PLACE_IN_FRAME = "CASE WHEN f.places IS NULL THEN place.position ELSE array_position(f.places, place.position) END"
 
@@ -146,13 +172,12 @@ def create_samples_view(connection: Connection) -> None:
 def create_tier_view(connection: Connection, view: TierView) -> None:
     """Make or renew the view of a tier; its columns are a promise (docs/sql.md)."""
     ledger = _ledger(end_of_bucket(view.ladder, "r.bucket"), _ids(view.built_from), view.lateness_seconds)
-    statistics = ",\n    ".join(f"{sql} AS {name}" for name, sql in statistics_of("r", "s.position").items())
-    rows = _ROWS.format(schema=SCHEMA, tier_id=view.tier_id, ledger=ledger, statistics=statistics)
+    rows = _ROWS.format(schema=SCHEMA, tier_id=view.tier_id, ledger=ledger, statistics=_STATISTICS)
     _create_view(connection, f"metrics_{view.name}", rows)
 
 
-def create_blocks_view(connection: Connection, tiers: Sequence[TierView]) -> None:
-    """Make or renew the view `block_rollups`, which has the rollup rows of all tiers."""
+def create_rollup_views(connection: Connection, tiers: Sequence[TierView]) -> None:
+    """Make or renew the views `block_rollups` and `metric_rollups`, which have all tiers, by block and by series."""
     ends = _by_tier({tier.tier_id: end_of_bucket(tier.ladder, "r.bucket") for tier in tiers})
     built_from = _by_tier({tier.tier_id: _ids(tier.built_from) for tier in tiers})
     rows = _BLOCKS.format(
@@ -162,6 +187,14 @@ def create_blocks_view(connection: Connection, tiers: Sequence[TierView]) -> Non
         ledger=_ledger(ends, built_from, max(tier.lateness_seconds for tier in tiers)),
     )
     _create_view(connection, "block_rollups", rows)
+    by_series = _ROLLUPS.format(
+        schema=SCHEMA,
+        statistics=_STATISTICS,
+        m2=given("r.m2", "s.position"),
+        covered=given("r.covered", "s.position"),
+        slots_due=slots_due_of("r", "s.position"),
+    )
+    _create_view(connection, "metric_rollups", by_series)
 
 
 def _ledger(ends: str, built_from: str, lateness_seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from aggregator.collectors import make_collectors, selftest
 from aggregator.collectors.discovery import Discoverer
 from aggregator.collectors.protocol import Collected, Target
-from aggregator.config.model import PrometheusSource, SelftestSource
+from aggregator.config.source_model import PrometheusSource, SelftestSource
 from aggregator.errors import CollectionFailedError
 from aggregator.stages.collect.wake import NODE_GONE
 from aggregator.storage import registry

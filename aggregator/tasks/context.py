@@ -10,14 +10,15 @@ from functools import cached_property
 from aggregator.collectors import make_collectors
 from aggregator.config.digest import config_hash
 from aggregator.config.load import load_settings
-from aggregator.config.model import CommandSource, Settings, Source
+from aggregator.config.model import Settings
 from aggregator.config.servers import require_database_url, with_running_servers
+from aggregator.config.source_model import CommandSource, Source
 from aggregator.errors import UnknownSourceError
 from aggregator.stages.collect import Collect
 from aggregator.stages.collect.wake import Wake
 from aggregator.stages.maintain import Maintain
 from aggregator.stages.rollup import Rollup
-from aggregator.stages.summarize import Summarize, make_cache
+from aggregator.stages.summarize import Publication, Summarize
 from aggregator.stages.verify import Verify
 from aggregator.storage import publish
 from aggregator.storage.engine import Connection, Database
@@ -63,9 +64,14 @@ class Context:
     @cached_property
     def summarize(self) -> Summarize:
         """The stage summarize."""
-        url = self.settings.cache_url
-        cache = make_cache(url.get_secret_value()) if url is not None else None
-        return Summarize(self.database, cache, self.settings.namespace, self.settings.node)
+        url, namespace = self.settings.cache_url, self.settings.namespace
+        return Summarize(
+            self.database,
+            Publication.at(url.get_secret_value(), namespace=namespace) if url is not None else None,
+            self.settings.node,
+            own_url=require_database_url(self.settings),
+            databases={known.name: known.url.get_secret_value() for known in self.settings.databases},
+        )
 
     @cached_property
     def maintain(self) -> Maintain:

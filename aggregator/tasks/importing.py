@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.errors import AggregatorError, DamagedFileError
 from aggregator.exposition.history import Damage
 from aggregator.stages.collect.history import HistoryStore

@@ -52,8 +52,11 @@ def rollup(slot: str | None = None) -> int:
 
 @app.task(name="aggregator.summarize")
 def summarize(slot: str | None = None, name: str | None = None) -> int:
-    """Refresh the summaries whose slot has come (without a slot: all, or the one named); gives their number."""
-    return int(_work().summarize(slot, name))
+    """Wake the summaries that are due, by a message each; or refresh the one named, or without a slot all, now.
+
+    Gives how many were woken, or refreshed.
+    """
+    return int(_work().summarize(summarize, slot, name))
 
 
 @app.task(name="aggregator.maintain")

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from aggregator import telemetry
-from aggregator.config.model import CommandSource, HostSource
+from aggregator.config.source_model import CommandSource, HostSource
 from aggregator.errors import UnknownSourceError, UsageError
 from aggregator.rollups.buckets import floor_to
 from aggregator.stages import maintain as maintain_stage
@@ -93,12 +93,21 @@ def rollup(slot: str | None) -> int:
     return here.rollup.run(here.clock, budget=ROLLUP_BUDGET)
 
 
-def summarize(slot: str | None, name: str | None) -> int:
-    """Refresh summaries; gives how many."""
+def summarize(task: Any, slot: str | None, name: str | None) -> int:  # noqa: ANN401 - Celery's task is untyped
+    """Send one message for each summary that is due, or refresh one slot of one, or all by hand; gives how many."""
     here = context()
+    if slot is None:
+        return here.summarize.run(clock=here.clock, only=name)
+    if name is not None:
+        return int(here.summarize.refresh(name, slot=_instant(slot), clock=here.clock))
     refresh = here.database.run(summaries.shortest_refresh)
     _woken(here, "summarize", slot, min(refresh or MOST_WAKE_INTERVAL, MOST_WAKE_INTERVAL))
-    return here.summarize.run(clock=here.clock, only=name, by_slots=slot is not None)
+    due = here.summarize.wake(clock=here.clock)
+    for one in due:
+        # One for each: a query that takes long holds up no other summary.
+        expires = min(one.expires, MOST_WAKE_INTERVAL).total_seconds()
+        task.apply_async((), {"slot": one.slot.isoformat(), "name": one.name}, expires=expires, ignore_result=True)
+    return len(due)
 
 
 def maintain(slot: str | None) -> int:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select
 from aggregator.collectors.host import HostCollector
 from aggregator.collectors.prometheus import PrometheusCollector
 from aggregator.collectors.protocol import Batch, Collected, Target
-from aggregator.config.model import HostSource, PrometheusSource
+from aggregator.config.source_model import HostSource, PrometheusSource
 from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.storage import registry, tables

@@ -18,7 +18,7 @@ import pytest
 from aggregator.collectors import command_process
 from aggregator.collectors.command import CommandCollector
 from aggregator.collectors.protocol import Collected, Target
-from aggregator.config.model import CommandSource, HostSource
+from aggregator.config.source_model import CommandSource, HostSource
 from aggregator.exposition.series import Kind
 
 TARGET = Target(7, "web1", (("instance", "web1"), ("job", "var-log")))

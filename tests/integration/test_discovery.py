@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aggregator.collectors.discovery import DiscoveredTarget, Discoverer
-from aggregator.config.model import PrometheusSource
+from aggregator.config.source_model import PrometheusSource
 
 
 def source(*targets: str, **changes: Any) -> PrometheusSource:

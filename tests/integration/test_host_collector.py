@@ -22,7 +22,7 @@ from aggregator.collectors.host.filesystem import FileSystems
 from aggregator.collectors.host.mounts import EXCLUDED_MOUNT_POINTS, EXCLUDED_TYPES, Mount, read_mounts
 from aggregator.collectors.placing import Sample, gauge
 from aggregator.collectors.protocol import Collected, Target
-from aggregator.config.model import HostSource
+from aggregator.config.source_model import HostSource
 from aggregator.exposition.series import Kind
 
 if TYPE_CHECKING:

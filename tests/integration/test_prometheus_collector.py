@@ -13,7 +13,7 @@ import pytest
 
 from aggregator.collectors.prometheus import PrometheusCollector
 from aggregator.collectors.protocol import Collected, Target
-from aggregator.config.model import PrometheusSource
+from aggregator.config.source_model import PrometheusSource
 from aggregator.exposition.series import Kind
 from tests.hostile_server import GOOD, Hostile, hostile_server
 

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aggregator.collectors.prometheus import PrometheusCollector
 from aggregator.collectors.protocol import Collected, Target
-from aggregator.config.model import PrometheusSource
+from aggregator.config.source_model import PrometheusSource
 from aggregator.exposition.series import Kind
 
 MOST_SECONDS = 20.0

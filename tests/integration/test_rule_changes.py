@@ -48,14 +48,19 @@ def test_a_minute_of_a_rule_is_computed_once_when_all_shards_have_rolled_up(inst
     assert outputs(installation, "metrics_1m", "all:g") == {(None, START): 1.0}
 
 
-@pytest.mark.parametrize(("minutes", "sums"), [(1, [3.0, 21.0, 201.0]), (2, [24.0, 201.0]), (10, [225.0])])
+IN_MINUTES = [3.0, 21.0, 201.0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sums"), [(1, IN_MINUTES), (15, IN_MINUTES), (60, IN_MINUTES), (120, [24.0, 201.0]), (600, [225.0])]
+)
 def test_a_range_of_outputs_is_put_together_as_any_other(
-    installation: Installation, minutes: int, sums: list[float]
+    installation: Installation, seconds: int, sums: list[float]
 ) -> None:
     publish(installation, ALL)
     target = two_targets(installation)[0]
     installation.roll_up()
-    asked = {"since": START, "until": START + 10 * MINUTE, "interval": minutes * 60_000}
+    asked = {"since": START, "until": START + 10 * MINUTE, "interval": seconds * 1_000}
     points = text("SELECT sum, is_final FROM aggregator.metric_range('all:g', :since, :until, :interval) ORDER BY time")
     with installation.database.engine.connect() as connection:
         assert connection.execute(points, asked).all() == [(one, True) for one in sums]

@@ -15,7 +15,7 @@ from aggregator.collectors import selftest
 from aggregator.collectors.outcome import REPORTED
 from aggregator.collectors.protocol import Collected, Target
 from aggregator.collectors.selftest import ADDRESS, CLOCK, FUNCTIONS, SelftestCollector
-from aggregator.config.model import SelftestSource
+from aggregator.config.source_model import SelftestSource
 from aggregator.rollups.buckets import from_milliseconds, milliseconds
 from aggregator.stages.collect.wake import Wake
 from aggregator.stages.verify import Range, Report, Verify

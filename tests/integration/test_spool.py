@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.errors import DamagedFileError, UsageError
 from aggregator.exposition.history import Damage
 from aggregator.stages.collect import spool, spool_file

@@ -16,8 +16,9 @@ from aggregator.config.model import Summary
 from aggregator.errors import UsageError
 from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
-from aggregator.stages.summarize import Summarize, make_cache
+from aggregator.stages.summarize import Publication, Summarize
 from aggregator.storage.engine import Connection
+from aggregator.storage.publish_summaries import publish_summaries
 from tests.installation import Installation, series_key, settings_for
 
 START = datetime(2026, 3, 1, 11, 50, tzinfo=UTC)
@@ -56,13 +57,20 @@ def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
 
 
 def summarize(installation: Installation, cache_url: str) -> Summarize:
-    return Summarize(installation.database, make_cache(cache_url), "aggregator", "test")
+    publication = Publication.at(cache_url, namespace="aggregator")
+    return Summarize(installation.database, publication, "test", own_url=installation.url)
+
+
+def do_due(stage: Summarize, installation: Installation) -> int:
+    """What a wake and the messages that it sends do; gives how many summaries were refreshed."""
+    clock = lambda: installation.now  # noqa: E731 - shorter than a function
+    return sum(stage.refresh(due.name, slot=due.slot, clock=clock) for due in stage.wake(clock=clock))
 
 
 def test_rates_are_summed_by_group_averages_are_weighted_and_ratios_join_on_the_same_labels(
     installation: Installation, cache_url: str
 ) -> None:
-    assert summarize(installation, cache_url).run(clock=lambda: installation.now, by_slots=False) == 3
+    assert summarize(installation, cache_url).run(clock=lambda: installation.now) == 3
     assert read("busy", url=cache_url).value == ({"instance": "t1", "value": pytest.approx(2.0)},)
     assert read("mean", url=cache_url).value == ({"value": pytest.approx(2.5)},)
     assert read("ratio", url=cache_url).value == (
@@ -73,7 +81,7 @@ def test_rates_are_summed_by_group_averages_are_weighted_and_ratios_join_on_the_
 
 def test_the_document_in_redis_says_how_far_it_can_be_trusted(installation: Installation, cache_url: str) -> None:
     stage = summarize(installation, cache_url)
-    stage.run(clock=lambda: installation.now, by_slots=False, only="busy")
+    stage.run(clock=lambda: installation.now, only="busy")
     client = redis.Redis.from_url(cache_url)
     document = json.loads(client.get("aggregator:summary:busy") or b"{}")
     client.close()
@@ -86,29 +94,68 @@ def test_the_document_in_redis_says_how_far_it_can_be_trusted(installation: Inst
 
 def test_a_slot_is_refreshed_once_however_many_ask(installation: Installation, cache_url: str) -> None:
     stage = summarize(installation, cache_url)
-    assert stage.run(clock=lambda: installation.now, by_slots=True) == 3
-    assert stage.run(clock=lambda: installation.now, by_slots=True) == 0
+    assert do_due(stage, installation) == 3
+    assert do_due(stage, installation) == 0
     installation.now += timedelta(seconds=30)
-    assert stage.run(clock=lambda: installation.now, by_slots=True) == 3
+    assert do_due(stage, installation) == 3
 
 
 def test_a_failed_refresh_keeps_the_last_good_value_and_says_why(installation: Installation, cache_url: str) -> None:
     stage = summarize(installation, cache_url)
-    stage.run(clock=lambda: installation.now, by_slots=False)
+    stage.run(clock=lambda: installation.now)
     before = read("busy", url=cache_url)
 
     def break_view(connection: Connection) -> None:
-        connection.execute(text("DROP VIEW aggregator.metrics_1m"))
+        connection.execute(text("ALTER VIEW aggregator.metric_rollups RENAME TO gone"))
 
     installation.database.run(break_view)
-    assert stage.run(clock=lambda: installation.now, by_slots=False) == 0
-    assert read("busy", url=cache_url) == before
+    assert stage.run(clock=lambda: installation.now) == 0
+    after = read("busy", url=cache_url)
+    assert (after.value, after.computed_at) == (before.value, before.computed_at)
+    assert not before.is_stale(now=installation.now)
+    assert after.is_stale(now=installation.now)
+    assert after.error is not None
+    assert "metric_rollups" in after.error
+    assert after.failed_at == installation.now
+    assert after.version == before.version + 1
     with installation.database.engine.connect() as connection:
         rows = connection.execute(text("SELECT value, last_error FROM aggregator.summaries WHERE name = 'busy'")).one()
     assert rows.value == [{"instance": "t1", "value": pytest.approx(2.0)}]
-    assert "metrics_1m" in rows.last_error
+    assert rows.last_error == after.error
 
 
 def test_an_unknown_summary_is_named_with_those_that_exist(installation: Installation, cache_url: str) -> None:
     with pytest.raises(UsageError, match="busy, mean, ratio"):
-        summarize(installation, cache_url).run(clock=lambda: installation.now, by_slots=False, only="nope")
+        summarize(installation, cache_url).run(clock=lambda: installation.now, only="nope")
+
+
+def test_a_rate_counts_the_time_in_which_nothing_happened(installation: Installation, cache_url: str) -> None:
+    target = installation.targets(1)[0]
+    key = series_key("idle_total", 0, Kind.COUNTER)
+    for minute, value in enumerate((0.0, 60.0, 60.0, 60.0, 60.0)):
+        installation.collect(target, {milliseconds(START + timedelta(minutes=minute)): {key: value}})
+    installation.roll_up()
+    asked = Summary(name="busy", select="idle_total", stat="rate", window=timedelta(minutes=10))
+    assert answered(installation, asked, cache_url) == ({"value": pytest.approx(60 / 240)},)
+
+
+@pytest.mark.parametrize("stat", ["avg", "sum", "last", "max"])
+def test_sums_beyond_all_doubles_are_null_and_no_error(installation: Installation, cache_url: str, stat: str) -> None:
+    for place, target in enumerate(installation.targets(2)):
+        key = series_key("huge", place, Kind.GAUGE)
+        for minute in range(2):
+            installation.collect(target, {milliseconds(START + timedelta(minutes=minute)): {key: 1e308}})
+    installation.roll_up()
+    asked = Summary.model_validate(
+        {"name": "busy", "select": "huge", "stat": stat, "window": timedelta(minutes=10), "compare": True, "trend": 5}
+    )
+    (row,) = answered(installation, asked, cache_url)
+    assert row["value"] == (1e308 if stat == "max" else None)
+    assert row["before"] is None
+
+
+def answered(installation: Installation, summary: Summary, cache_url: str) -> tuple[dict[str, object], ...]:
+    """What a summary that replaces the others gives."""
+    installation.database.run(lambda connection: publish_summaries(connection, [summary], now=installation.now))
+    assert summarize(installation, cache_url).run(clock=lambda: installation.now) == 1
+    return read(summary.name, url=cache_url).value

@@ -15,17 +15,8 @@ from aggregator import telemetry
 from aggregator.config import defaults
 from aggregator.config.duration import format_duration
 from aggregator.config.environment import SCALARS
-from aggregator.config.model import (
-    CommandSource,
-    HostSource,
-    Limits,
-    PrometheusSource,
-    Rule,
-    SelftestSource,
-    Settings,
-    Summary,
-    Tier,
-)
+from aggregator.config.model import Rule, Settings, Summary, Tier
+from aggregator.config.source_model import CommandSource, HostSource, Limits, PrometheusSource, SelftestSource
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()

@@ -24,7 +24,7 @@ from aggregator.collectors.protocol import Batch, Collected, Target
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aggregator.config.model import BaseSource
+    from aggregator.config.source_model import BaseSource
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ import structlog
 
 from aggregator import telemetry
 from aggregator.collectors.protocol import Collected, Collector, Target
-from aggregator.config.model import BaseSource
+from aggregator.config.source_model import BaseSource
 from aggregator.errors import LeaseLostError
 from aggregator.stages.collect.store import FrameStore, Stored
 from aggregator.storage import claims, registry

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import BinaryIO
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.errors import DamagedFileError, RejectedError
 from aggregator.exposition.history import Damage, HistoryReader
 from aggregator.exposition.history_csv import CsvHistory

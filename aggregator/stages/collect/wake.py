@@ -9,7 +9,7 @@ import structlog
 
 from aggregator.collectors import selftest
 from aggregator.collectors.discovery import Discoverer
-from aggregator.config.model import BaseSource, CommandSource, HostSource, PrometheusSource, SelftestSource
+from aggregator.config.source_model import BaseSource, CommandSource, HostSource, PrometheusSource, SelftestSource
 from aggregator.storage import registry, runs
 from aggregator.storage.engine import Connection, Database
 from aggregator.storage.registry import ShardEntry, TargetEntry

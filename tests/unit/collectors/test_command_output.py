@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.collectors.command_output import Parse, Printed, parse_output
-from aggregator.config.model import Limits, RegexParse
+from aggregator.config.source_model import Limits, RegexParse
 from aggregator.errors import RejectedError
 from aggregator.exposition.series import Kind
 

@@ -7,7 +7,7 @@ import numpy as np
 from aggregator.collectors.outcome import REPORTED
 from aggregator.collectors.placing import Placer, Sample, counter, gauge
 from aggregator.collectors.protocol import Target
-from aggregator.config.model import HostSource
+from aggregator.config.source_model import HostSource
 from aggregator.exposition.series import Kind, SeriesKey
 
 TARGET = Target(1, "web1", (("job", "host"), ("instance", "web1")))

@@ -10,7 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from aggregator.config.load import load_settings
-from aggregator.config.model import PrometheusSource, Settings
+from aggregator.config.model import Settings
+from aggregator.config.source_model import PrometheusSource
 from aggregator.errors import ConfigurationError
 
 HOST = '[[sources]]\nname = "h"\nkind = "host"\n'
@@ -402,3 +403,83 @@ def test_a_tier_is_kept_as_long_as_the_longest_month_that_is_built_from_it(tmp_p
     (found,) = faults(tmp_path, months + "[[tiers]]\nname = '1d'\nretention = '30d'\n")
     assert "is shorter than a bucket of tier '1mo', which is built from this one; keep at least 31d" in found
     load(tmp_path, months + "[[tiers]]\nname = '1d'\nretention = '31d'\n")
+
+
+def test_databases_come_from_the_file_and_the_environment_which_beats_it(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://u:secret@h/file\n")
+    settings = load(
+        tmp_path,
+        """
+        [databases.shop]
+        url_file = "url"
+        [databases.other_1]
+        url = "postgres://u:secret@h/other"
+        [databases.beaten]
+        url = "postgresql://h/beaten"
+        """,
+        AGGREGATOR_DATABASES_BEATEN_URL="postgresql://h/new",
+        AGGREGATOR_DATABASES_MORE_URL_FILE=str(tmp_path / "url"),
+        AGGREGATOR_DATABASES_EMPTY_URL="",
+    )
+    assert {known.name: known.url.get_secret_value().rpartition("/")[2] for known in settings.databases} == {
+        "beaten": "new",
+        "more": "file",
+        "other_1": "other",
+        "shop": "file",
+    }
+    assert "secret" not in repr(settings)
+
+
+def test_every_fault_of_a_database_is_told_without_its_url(tmp_path: Path) -> None:
+    found = faults(
+        tmp_path,
+        """
+        [databases]
+        flat = "postgresql://u:secret@h/d"
+        [databases.Shop]
+        url = "postgresql://u:secret@h/d"
+        [databases.both]
+        url = "postgresql://u:secret@h/d"
+        url_file = "url"
+        [databases.none]
+        [databases.wrong]
+        url = "mysql://u:secret@h/d"
+        [databases.number]
+        url = 3
+        [databases.typo]
+        uri = "postgresql://u:secret@h/d"
+        [databases.gone]
+        url_file = "gone"
+        """,
+        AGGREGATOR_DATABASES_X_URL="secret",
+        AGGREGATOR_DATABASES_Y_URL="postgresql://h/d",
+        AGGREGATOR_DATABASES_Y_URL_FILE="/url",
+        AGGREGATOR_DATABASES_URL="postgresql://h/d",
+    )
+    assert not [line for line in found if "secret" in line]
+    assert sorted((line.partition(": ")[0] for line in found), key=lambda place: (len(place), place)) == [
+        *(f"a.toml:{line}" for line in (3, 4, 6, 9)),
+        *(f"a.toml:{line}" for line in (11, 13, 15, 17)),
+        *("AGGREGATOR_DATABASES_URL", "AGGREGATOR_DATABASES_X_URL", "AGGREGATOR_DATABASES_Y_URL_FILE"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        ("", "select: is wanted, or sql instead of it; write one of the two"),
+        ('select = "up"\nsql = "SELECT 1"', "select: is wanted, or sql instead of it; write one of the two"),
+        ('sql = "SELECT 1"\nby = ["a"]', "by: belongs to a selector, which this summary has not; leave it out"),
+        ('select = "up"\nmax_rows = 3', "max_rows: belongs to sql, which this summary has not; leave it out"),
+        (
+            'select = "up"\nwindow = "1m"\ntrend = 7',
+            "trend: must divide window into whole seconds; write one such as 12",
+        ),
+        ('select = "up"\nwindow = "5m"\ntrend = 10', "trend: its points are 30s long, which no tier's step divides"),
+        ('sql = "SELECT 1"\ndatabase = "Shop"', "database: 'Shop' is not allowed; a database's name has small letters"),
+        ('sql = "SELECT 1"\ntimeout = "10m"', "timeout: 10m is out of bounds"),
+    ],
+)
+def test_a_summary_is_over_a_selector_or_from_sql(tmp_path: Path, entry: str, fault: str) -> None:
+    (found,) = faults(tmp_path, f'[[summaries]]\nname = "s"\n{entry}\n')
+    assert f'[[summaries]] "s": {fault}' in found

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.config.load import load_settings
-from aggregator.config.model import BaseSource
+from aggregator.config.source_model import BaseSource
 from aggregator.errors import ConfigurationError
 
 

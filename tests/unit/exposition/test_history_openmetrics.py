@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.errors import RejectedError
 from aggregator.exposition.exposed import NO_TIMESTAMP_MS
 from aggregator.exposition.history import Damage, Piece

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.errors import RejectedError
 from aggregator.exposition.exposed import ExposedSeries
 from aggregator.exposition.parser import TargetParser
