@@ -8,7 +8,7 @@ double of their own decimal by a few units in the last place; the difference of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +26,8 @@ from aggregator.rollups.packed import (
     part_of,
 )
 
+#: Nanoseconds in seconds, as programs in Go expose them. A divisor up to 10^10 is exact as a float4, too.
+MOST_PLACES = 9
 #: Integers up to here are exact doubles.
 _LARGEST_WHOLE = 2.0**53
 #: On so many values a number of places is tried before it is tried on all.
@@ -34,25 +36,47 @@ _PROBES = 8
 _MOST_UNITS = 64
 
 
-def decimals(filled: Floats, lines: Lines, places: int, /) -> Iterator[Part]:
-    """Those of the lines (of `filled`, shape (n, buckets)) that are decimals with these places."""
-    divisor = 10.0**places
-    probes = _probes(filled, lines)
-    lines = lines[(np.rint(probes * divisor) / divisor == probes).all(axis=1)]
-    for part in _offsets(filled, lines, divisor=divisor):
-        yield _only(part, _has_bits(part, filled[part.lines]))
+def decimals(filled: Floats, lines: Lines) -> Iterator[Part]:
+    """Those of the lines (of `filled`, shape (n, buckets)) that are decimals, each with as few places as it needs."""
+    for divisor in _divisors():
+        if not len(lines):
+            return
+        probes = _probes(filled, lines)
+        is_likely = (np.rint(probes * divisor) / divisor == probes).all(axis=1)
+        found = [
+            _only(part, _has_bits(part, filled[part.lines]))
+            for part in _offsets(filled, lines[is_likely], divisor=divisor)
+        ]
+        yield from found
+        lines = without(lines, found)
 
 
-def corrected_decimals(filled: Floats, lines: Lines, places: int, /) -> Iterator[Part]:
-    """Those of the lines that are decimals with these places but for a few units in the last place."""
-    divisor = 10.0**places
-    probes = _probes(filled, lines)
-    off = np.abs(np.rint(probes * divisor) / divisor - probes)
-    lines = lines[(off <= _MOST_UNITS * np.spacing(np.abs(probes))).all(axis=1)]
-    for part in _offsets(filled, lines, divisor=divisor):
-        values = filled[part.lines]
-        corrected = _corrected(part, values)
-        yield _only(corrected, _has_bits(corrected, values))
+def corrected_decimals(filled: Floats, lines: Lines) -> Iterator[Part]:
+    """Those of the lines that are decimals but for a few units in the last place.
+
+    Each is tried with the fewest places that its probes have: with more, it would hardly ever fit either.
+    """
+    for divisor in _divisors():
+        if not len(lines):
+            return
+        probes = _probes(filled, lines)
+        off = np.abs(np.rint(probes * divisor) / divisor - probes)
+        is_likely = (off <= _MOST_UNITS * np.spacing(np.abs(probes))).all(axis=1)
+        for part in _offsets(filled, lines[is_likely], divisor=divisor):
+            values = filled[part.lines]
+            corrected = _corrected(part, values)
+            yield _only(corrected, _has_bits(corrected, values))
+        lines = lines[~is_likely]
+
+
+def without(lines: Lines, parts: Sequence[Part]) -> Lines:
+    """The lines that are in none of the parts."""
+    taken = np.concatenate([lines[:0], *(part.lines for part in parts)])
+    return lines[~np.isin(lines, taken, assume_unique=True, kind="sort")] if len(taken) else lines
+
+
+def _divisors() -> Iterator[float]:
+    return (10.0**places for places in range(MOST_PLACES + 1))
 
 
 def _probes(filled: Floats, lines: Lines) -> Floats:

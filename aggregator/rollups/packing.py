@@ -6,19 +6,15 @@ packed in a way only if that gives all its values back; so what fits none is as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from itertools import groupby
 from operator import attrgetter
 
 import numpy as np
 
-from aggregator.rollups.decimals import corrected_decimals, decimals
+from aggregator.rollups.decimals import corrected_decimals, decimals, without
 from aggregator.rollups.packed import Flags, Floats, Form, Lines, Packed, Part, part_of
 
-#: Nanoseconds in seconds, as programs in Go expose them.
-MOST_PLACES = 9
-_Finder = Callable[[Floats, Lines, int], Iterator[Part]]
 _SHAPE = attrgetter("shape")
 
 
@@ -56,21 +52,11 @@ def _parts(filled: Floats) -> Iterator[Part]:
         lines = np.flatnonzero(chosen)
         yield part_of(form, lines, base=filled[lines, 0], elements=filled[lines, :0])
     rest = np.flatnonzero(~is_constant & ~is_nothing)
-    for find in (partial(_by_places, decimals), _singles, partial(_by_places, corrected_decimals)):
+    for find in (decimals, _singles, corrected_decimals):
         found = list(find(filled, rest))
         yield from found
-        rest = _without(rest, found)
+        rest = without(rest, found)
     yield part_of(Form.DOUBLES, rest, base=np.full(len(rest), np.nan), elements=filled[rest])
-
-
-def _by_places(find: _Finder, filled: Floats, lines: Lines) -> Iterator[Part]:
-    """What is found of the lines, each with as few places as it needs."""
-    for places in range(MOST_PLACES + 1):
-        if not len(lines):
-            return
-        found = list(find(filled, lines, places))
-        yield from found
-        lines = _without(lines, found)
 
 
 def _singles(filled: Floats, lines: Lines) -> Iterator[Part]:
@@ -81,12 +67,6 @@ def _singles(filled: Floats, lines: Lines) -> Iterator[Part]:
     chosen = is_exact.all(axis=1)
     base = np.full(np.count_nonzero(chosen), np.nan)
     yield part_of(Form.SINGLES, lines[chosen], base=base, elements=singles[chosen])
-
-
-def _without(lines: Lines, parts: Sequence[Part]) -> Lines:
-    """The lines that are in none of the parts."""
-    taken = np.concatenate([lines[:0], *(part.lines for part in parts)])
-    return lines[~np.isin(lines, taken, assume_unique=True, kind="sort")] if len(taken) else lines
 
 
 def _joined(parts: tuple[Part, ...]) -> Part:

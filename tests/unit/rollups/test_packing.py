@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+from aggregator.rollups.decimals import MOST_PLACES
 from aggregator.rollups.packed import DTYPES, OFFSETS, Form, Packed, Part, unpack
-from aggregator.rollups.packing import MOST_PLACES, pack
+from aggregator.rollups.packing import pack
 from tests.effort import examples
 
 Floats = npt.NDArray[np.float64]
