@@ -32,21 +32,17 @@ def unpacked(row: str, statistics: Sequence[str]) -> str:
 
 
 def element(row: str, statistic: str, place: str) -> str:
-    """SQL (float8): a statistic's value at a place from 0 of an unpacked row; NULL where there is nothing."""
+    """SQL (float8): a statistic's value at a place from 0 of an unpacked row; NULL where there is nothing.
+
+    Short, because PostgreSQL parses and plans all of it for each query. Adding 0 changes no bit: no quotient is -0.
+    """
     of = f"{row}.{statistic}_"
-    offset = (
-        f"CASE WHEN {of}shorts IS NOT NULL THEN {of}shorts[{place} + 1]"
-        f" WHEN {of}bytes IS NOT NULL THEN get_byte({of}bytes, {place}) ELSE {of}ints[{place} + 1] END"
-    )
+    offset = f"coalesce({of}shorts[{place} + 1], get_byte({of}bytes, {place}), {of}ints[{place} + 1])"
     quotient = f"({of}base + {offset}) / {of}divisor"
     if statistic in CLOCKED:
-        return f"CASE WHEN {of}divisor IS NULL THEN {of}base ELSE {quotient} END"
-    corrected = f"{quotient} + (get_byte({of}corrections, {place}) - 128) * {of}unit::float8"
-    return (
-        f"CASE WHEN {of}divisor IS NULL THEN CASE WHEN {of}doubles IS NOT NULL THEN {of}doubles[{place} + 1]"
-        f" WHEN {of}singles IS NOT NULL THEN {of}singles[{place} + 1] ELSE {of}base END"
-        f" WHEN {of}unit IS NULL THEN {quotient} ELSE {corrected} END"
-    )
+        return f"coalesce({quotient}, {of}base)"
+    correction = f"coalesce((get_byte({of}corrections, {place}) - 128) * {of}unit, 0)"
+    return f"coalesce({quotient} + {correction}, {of}doubles[{place} + 1], {of}singles[{place} + 1], {of}base)"
 
 
 def elements_at(own: str, clock: str, place: str) -> str:
