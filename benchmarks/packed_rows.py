@@ -75,12 +75,12 @@ def pack_all(rollups: Statistics) -> dict[str, Packed]:
     return {name: pack(getattr(rollups, name), given) for name in OWN}
 
 
-def sealed_rows(rollups: Statistics, *, span: int, first_block: int = 0, bucket_ms: int = BUCKET_MS) -> SealedRows:
+def sealed_rows(rollups: Statistics, *, span: int, bucket_ms: int = BUCKET_MS) -> SealedRows:
     """The rows of some series, 64 to a block in their order."""
     rows = SealedRows([], [])
     for first, part in spans(rollups, span):
         start = ORIGIN_US + first * bucket_ms * _MS
-        blocks = first_block + np.arange(len(part.count)) // BLOCK_SERIES
+        blocks = np.arange(len(part.count)) // BLOCK_SERIES
         rows += _of_span(part, start=start, blocks=blocks)
     return rows
 
@@ -152,28 +152,29 @@ def store(connection: Connection, rows: SealedRows, *, name: str, storage: Stora
 
 def sample_rows(recording: Recording, *, span: int) -> SealedRows:
     """Samples as sealed rows: a clock is the instants at which some series of the target have samples."""
-    own: list[Row] = []
-    clocks: list[Row] = []
+    rows = SealedRows([], [])
     for first in range(0, len(recording.values), span):
         values = recording.values[first : first + span].T
         at_ms = np.arange(values.shape[1]) * SLOT_MS + recording.delay_ms[first : first + span]
+        patterns, clock = np.unique(~np.isnan(values), axis=0, return_inverse=True)
         keys = {"start": scalar("q", ORIGIN_US + first * SLOT_MS * _MS), "block_id": scalar("i", 0)}
-        given = ~np.isnan(values)
-        patterns, clock = np.unique(given, axis=0, return_inverse=True)
         for number, pattern in enumerate(patterns):
-            lines = np.flatnonzero((clock == number) & pattern.any())
-            here = np.ones((1, int(pattern.sum())), dtype=np.bool_)
-            if not len(lines):
-                continue
-            ticks = wire(pack(at_ms[pattern][None, :], here), "at")[0]
-            size = {"clock": scalar("h", number), "buckets": scalar("h", here.shape[1])}
-            clocks.append({**keys, **size, **ticks})
-            packed = wire(pack(values[lines][:, pattern], np.repeat(here, len(lines), axis=0)), "value")
-            own += [
-                {**keys, "position": scalar("h", int(line)), "clock": size["clock"], **row}
-                for line, row in zip(lines, packed, strict=True)
-            ]
-    return SealedRows(own, clocks)
+            if pattern.any():
+                lines = np.flatnonzero(clock == number)
+                sampled = values[lines][:, pattern]
+                rows += _sampled(sampled, at_ms[pattern], lines=lines, keys=keys | {"clock": scalar("h", number)})
+    return rows
+
+
+def _sampled(
+    values: npt.NDArray[np.float64], at_ms: npt.NDArray[np.int64], *, lines: npt.NDArray[np.int64], keys: Row
+) -> SealedRows:
+    """The rows of the series of one clock, none of which lacks a sample; `values` of shape (series, instants)."""
+    always = np.ones(values.shape, dtype=np.bool_)
+    (ticks,) = wire(pack(at_ms[None, :], always[:1]), "at")
+    packed = zip(lines.tolist(), wire(pack(values, always), "value"), strict=True)
+    own = [{**keys, "position": scalar("h", line), **row} for line, row in packed]
+    return SealedRows(own, [{**keys, "buckets": scalar("h", len(at_ms)), **ticks}])
 
 
 def store_samples(connection: Connection, rows: SealedRows, *, name: str, storage: Storage) -> None:

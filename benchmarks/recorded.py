@@ -1,10 +1,9 @@
 """Scrapes of real exporters, one a second, kept in files: what `packing.py` packs.
 
-    python benchmarks/recorded.py --directory DIRECTORY --seconds 1200
+    python benchmarks/recorded.py --directory DIRECTORY [--seconds 1500] [--target NAME=URL ...]
 
-Recorded are a node exporter of this machine, a Prometheus that scrapes both, and this service's own exporter. A second
-stands for a slot: what a machine does in 20 minutes is spread over hours, so numbers move less from slot to slot than
-they would, and those of gauges no more smoothly.
+Recorded are a node exporter of this machine, this service's own exporter and a Prometheus that scrapes both; or the
+targets that are named. A second stands for a slot of 15: numbers move less from slot to slot than they would.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -133,10 +132,10 @@ def _running(home: Path, name: str, argv: list[str]) -> Iterator[None]:
             end_process(started, _STOP_STEP)
 
 
-def record(directory: Path, *, seconds: int) -> None:
-    """Scrape every exporter once a second; what there is by then is saved every minute."""
+def record(directory: Path, named: Mapping[str, str], *, seconds: int) -> None:
+    """Scrape the named targets, or else every exporter, once a second; what there is by then is saved every minute."""
     directory.mkdir(parents=True, exist_ok=True)
-    with temporary_home("aggregator-recorded-") as home, exporters(home) as urls:
+    with temporary_home("aggregator-recorded-") as home, nullcontext(named) if named else exporters(home) as urls:
         targets = {name: _Target(url) for name, url in urls.items()}
         began = time.time() + 15  # until all of them listen
         for second in range(seconds):
@@ -152,9 +151,10 @@ def main() -> None:
     """Read the command line and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--directory", type=Path, required=True, help="where the recordings are kept")
-    parser.add_argument("--seconds", type=int, default=1_200, help="how many scrapes")
+    parser.add_argument("--seconds", type=int, default=1_500, help="how many scrapes")
+    parser.add_argument("--target", action="append", default=[], help="a target to record, as NAME=URL")
     arguments = parser.parse_args()
-    record(arguments.directory, seconds=arguments.seconds)
+    record(arguments.directory, dict(one.split("=", 1) for one in arguments.target), seconds=arguments.seconds)
 
 
 if __name__ == "__main__":
