@@ -48,7 +48,7 @@ lock: ## resolve the dependencies anew within pyproject.toml's bounds (needs uv)
 
 wheel: $(VENV)/dev.stamp ## build the wheels of service and client into dist/
 	$(BIN)/python -m build --wheel --no-isolation
-	$(BIN)/python -m build --wheel --no-isolation --outdir dist distributions/client
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist deploy/client
 
 bench: $(VENV)/dev.stamp ## measure the README's figures again
 	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit; done

@@ -48,8 +48,9 @@ _ROW_TABLE = """
     GRANT SELECT ON aggregator.series TO reading;
 """
 _SIZE_OF_1M = """
-    SELECT sum(pg_total_relation_size(relid))::float8 FROM pg_partition_tree('aggregator.rollup_1m')
-    WHERE isleaf AND relid::text >= 'aggregator.rollup_1m_' || to_char('{since}'::timestamptz, 'YYYYMMDD')
+    SELECT sum(pg_total_relation_size(tree.relid))::float8
+    FROM pg_partition_tree('aggregator.rollup_1m') AS tree JOIN pg_class AS table_ ON table_.oid = tree.relid
+    WHERE tree.isleaf AND table_.relname >= 'rollup_1m_' || to_char('{since}'::timestamptz, 'YYYYMMDD')
 """
 
 

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.acceptance
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The wheels of the client and of the service, built from this checkout."""
     folder = tmp_path_factory.mktemp("wheels")
-    for source in (ROOT / "distributions" / "client", ROOT):
+    for source in (ROOT / "deploy" / "client", ROOT):
         command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
