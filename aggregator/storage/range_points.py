@@ -139,6 +139,21 @@ def own_blocks(view: str, columns: str, *, since: str, until: str) -> str:
     )
 
 
+def ledger_until(finish: str, *, of: str) -> str:
+    """SQL: a join that says, as `ledger.is_clean`, whether nothing from a row's `start` to before `finish` is dirty.
+
+    `of`: the row's alias; it has `shard_id` and `built_from`. Left out by PostgreSQL where nobody asks.
+    """
+    return f"""LEFT JOIN LATERAL (
+        SELECT count(*) = 0 AS is_clean FROM (
+            SELECT FROM {SCHEMA}.buckets_dirty AS d
+            WHERE d.shard_id = {of}.shard_id AND d.time >= {of}.start AND d.time < {finish}
+                AND d.tier_id = ANY ({of}.built_from)
+            LIMIT 1
+        ) AS found
+    ) AS ledger ON true"""  # noqa: S608 - as above
+
+
 def _exact() -> str:
     """The rows of the tier, for intervals that are no longer than its step."""
     statistics = ", ".join(statistics_of("r", "own.position").values())
@@ -188,13 +203,7 @@ def _regrouped(settings: RangeSettings) -> str:
         GROUP BY start, series_id
     ) AS g
     JOIN own ON own.series_id = g.series_id
-    LEFT JOIN LATERAL (
-        SELECT count(*) = 0 AS is_clean FROM (
-            SELECT FROM {SCHEMA}.buckets_dirty AS d
-            WHERE d.shard_id = g.shard_id AND d.time >= g.start AND d.time < {finish} AND d.tier_id = ANY (g.built_from)
-            LIMIT 1
-        ) AS found
-    ) AS ledger ON true
+    {ledger_until(finish, of="g")}
     """  # noqa: S608 - as above
 
 

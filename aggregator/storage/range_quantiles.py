@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from aggregator.storage.range_points import RangeSettings, end_of, own_blocks, own_series, start_of, start_of_row
+from aggregator.storage.range_points import (
+    RangeSettings,
+    end_of,
+    ledger_until,
+    own_blocks,
+    own_series,
+    start_of,
+    start_of_row,
+)
 from aggregator.storage.range_times import LAST_INSTANT
 from aggregator.storage.statistic_columns import sketch_of, slots_due_of
 from aggregator.storage.tables import SCHEMA
@@ -74,13 +82,7 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     JOIN ({sketches}) AS k ON k.block_id = r.block_id AND k.time = r.time
     JOIN own ON own.block_id = r.block_id
     CROSS JOIN LATERAL (SELECT array_positions(k.positions, own.position) AS places OFFSET 0) AS among
-    LEFT JOIN LATERAL (
-        SELECT count(*) = 0 AS is_clean FROM (
-            SELECT FROM {SCHEMA}.buckets_dirty AS d
-            WHERE d.shard_id = r.shard_id AND d.time >= r.start AND d.time < {finish} AND d.tier_id = ANY (r.built_from)
-            LIMIT 1
-        ) AS found
-    ) AS ledger ON true
+    {ledger_until(finish, of="r")}
     WHERE among.places <> '{{}}'
 $$
 """  # noqa: S608 - as above
