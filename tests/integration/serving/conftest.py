@@ -22,9 +22,12 @@ from tests.installation import Installation, settings_for
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from aggregator.config.model import Settings
     from aggregator.embedded.postgres import EmbeddedPostgres
 
 GIGABYTE = 1e9
+#: How old a filled database may be: a tier is stale after a few minutes.
+FRESH = timedelta(seconds=30)
 
 
 @pytest.fixture
@@ -41,29 +44,46 @@ class Past:
     source_id: int
 
 
+@dataclass
+class Templates:
+    """Databases with six minutes of samples, rolled up, to be copied: the newest, as long as what it holds is fresh."""
+
+    server: EmbeddedPostgres
+    migrated: str
+    settings: Settings
+    _newest: tuple[str, int, datetime] | None = None
+
+    def fresh(self) -> tuple[str, int]:
+        """The name of one that ended a moment ago, and the id of its source."""
+        now = datetime.now(UTC)
+        if self._newest is None or now - self._newest[2] > FRESH:
+            name = f"filled_{uuid.uuid4().hex}"
+            url = create_database(self.server, name, template=self.migrated)
+            with closing(Installation(url, now, self.settings)) as made:
+                fill(made, now)
+                self._newest = name, made.source_id, now
+        return self._newest[:2]
+
+
 @pytest.fixture(scope="session")
-def filled(
+def templates(
     postgres_server: EmbeddedPostgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, int]:
-    """The name of a database with six minutes of samples, rolled up, to be copied; and the id of its source."""
-    now = datetime.now(UTC)
-    url = create_database(postgres_server, "filled_template", template=migrated_template)
-    with closing(Installation(url, now, settings_for(tmp_path_factory.mktemp("filled")))) as made:
-        fill(made, now)
-        return "filled_template", made.source_id
+) -> Templates:
+    """Made when they are asked for: other tests may run for minutes in between, and a minute too old is stale."""
+    return Templates(postgres_server, migrated_template, settings_for(tmp_path_factory.mktemp("filled")))
 
 
 @pytest.fixture
-def installation(filled: tuple[str, int], postgres_server: EmbeddedPostgres, now: datetime) -> Iterator[Past]:
+def installation(templates: Templates, postgres_server: EmbeddedPostgres, now: datetime) -> Iterator[Past]:
     """Samples of six minutes, with a beat, a worker and a collection that ended well a moment ago; to be changed."""
-    with copied(filled, postgres_server, now) as past:
+    with copied(templates.fresh(), postgres_server, now) as past:
         yield past
 
 
 @pytest.fixture(scope="module")
-def shared(filled: tuple[str, int], postgres_server: EmbeddedPostgres) -> Iterator[Past]:
+def shared(templates: Templates, postgres_server: EmbeddedPostgres) -> Iterator[Past]:
     """The same for tests that only read: a database of its own would cost each of them half a second."""
-    with copied(filled, postgres_server, datetime.now(UTC)) as past:
+    with copied(templates.fresh(), postgres_server, datetime.now(UTC)) as past:
         yield past
 
 
