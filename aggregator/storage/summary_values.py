@@ -75,7 +75,7 @@ def compute(connection: Connection, installation: Installation, summary: Summary
         as_of=max((group.as_of for group in groups), default=now),
         tier=tier.name,
         completeness=min((group.completeness for group in groups if group.completeness is not None), default=None),
-        is_final=all(group.is_final for group in groups),
+        is_final=bool(groups) and all(group.is_final for group in groups),
     )
 
 

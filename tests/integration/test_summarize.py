@@ -92,6 +92,13 @@ def test_the_document_in_redis_says_how_far_it_can_be_trusted(installation: Inst
     assert document["version"] == 1
 
 
+def test_an_answer_without_rows_is_not_final(installation: Installation, cache_url: str) -> None:
+    installation.now += timedelta(days=3)
+    summarize(installation, cache_url).run(clock=lambda: installation.now, only="busy")
+    found = read("busy", url=cache_url)
+    assert (found.value, found.completeness, found.is_final) == ((), None, False)
+
+
 def test_a_slot_is_refreshed_once_however_many_ask(installation: Installation, cache_url: str) -> None:
     stage = summarize(installation, cache_url)
     assert do_due(stage, installation) == 3
