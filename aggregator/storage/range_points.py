@@ -1,8 +1,8 @@
 """SQL functions for the points of a range: read from a tier as they are, regrouped, or put together from samples.
 
 A point is a row for a series in an interval. There is a function for each form, and `points` calls the one that is
-meant. Arguments: $1 selector, $2 start, $3 finish, $4 interval in milliseconds, $5 tier, $6 labels to group by, or
-NULL.
+meant; beside that for samples, one for outputs of rules, which have none. Arguments: $1 selector, $2 start, $3 finish,
+$4 interval in milliseconds, $5 tier, $6 labels to group by, or NULL.
 """
 
 from __future__ import annotations
