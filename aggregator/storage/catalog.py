@@ -10,7 +10,8 @@ from sqlalchemy import Connection, select
 from aggregator.errors import SchemaOutdatedError
 from aggregator.rollups.buckets import Ladder
 from aggregator.storage import tables
-from aggregator.storage.partitions import Partitioned, rollup_partitions, sketch_partitions
+from aggregator.storage.partitions import Partitioned, rollup_partitions, sealed_partitions, sketch_partitions
+from aggregator.storage.sealed_spans import Spans, spans_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class TierEntry:
     def sketch_partitions(self) -> Partitioned:
         """How this tier's part of `sketch` is partitioned."""
         return sketch_partitions(self.partitions)
+
+    @property
+    def sealed_partitions(self) -> tuple[Partitioned, ...]:
+        """How this tier's parts of `sealed` and of `clock` are partitioned."""
+        return sealed_partitions(self.partitions)
+
+    @property
+    def spans(self) -> Spans | None:
+        """The spans of its sealed rows; None where it is not sealed."""
+        return spans_of(self.ladder, self.partitions)
 
 
 @dataclass(frozen=True)

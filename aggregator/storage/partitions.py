@@ -14,6 +14,8 @@ from aggregator.storage.tables import SCHEMA
 _ONE_DAY = timedelta(days=1)
 #: Rows stay whole and inline up to a page (docs/pitfalls.md, "TOAST"): a subscript then costs nothing.
 _INLINE = "toast_tuple_target = 8160"
+#: Six rows to a page waste less of it than two large ones (docs/adr/0017-sealed-rows.md).
+_PACKED = "toast_tuple_target = 1360"
 
 #: A partition that cannot be locked at once can be dropped ten minutes later.
 _DROP_LOCK_TIMEOUT = "250ms"
@@ -26,13 +28,13 @@ _DDL_LOCK = text("SELECT pg_advisory_xact_lock(hashtext('aggregator.partitions')
 class Partitioned:
     """A table that is partitioned by time: how wide its partitions are and how they are stored.
 
-    `beside`: a table whose partition of the same interval is dropped with this one's.
+    `beside`: tables whose partitions of the same interval are dropped with this one's.
     """
 
     table: str
     width: timedelta
     storage: str = ""
-    beside: str | None = None
+    beside: tuple[Partitioned, ...] = ()
 
     def bounds(self, instant: datetime) -> tuple[datetime, datetime]:
         """The half-open interval (UTC) of the partition that holds an instant."""
@@ -44,7 +46,9 @@ class Partitioned:
         return f"{self.table}_{start:%Y%m%d}"
 
 
-SAMPLES = Partitioned("sample_frame", _ONE_DAY, _INLINE)
+#: The tables of sealed samples: packed values, and when they are.
+SEALED_SAMPLES = tuple(Partitioned(name, _ONE_DAY, _PACKED) for name in ("sample_sealed", "sample_clock"))
+SAMPLES = Partitioned("sample_frame", _ONE_DAY, _INLINE, beside=SEALED_SAMPLES)
 COLLECTIONS = Partitioned("collections", _ONE_DAY, "fillfactor = 70")
 
 
@@ -55,7 +59,11 @@ def rollup_partitions(tier_name: str, step: timedelta, *, is_finest: bool) -> Pa
     PostgreSQL do that without touching the index (HOT).
     """
     storage = _INLINE if is_finest else f"{_INLINE}, fillfactor = 50"
-    return Partitioned(f"rollup_{tier_name}", width_of(step), storage, beside=f"sketch_{tier_name}")
+    width = width_of(step)
+    sealed = tuple(Partitioned(f"{table}_{tier_name}", width, _PACKED) for table in ("sealed", "clock"))
+    return Partitioned(
+        f"rollup_{tier_name}", width, storage, beside=(Partitioned(f"sketch_{tier_name}", width), *sealed)
+    )
 
 
 def width_of(step: timedelta) -> timedelta:
@@ -71,27 +79,35 @@ def width_of(step: timedelta) -> timedelta:
 
 def sketch_partitions(of_rollups: Partitioned) -> Partitioned:
     """The partitions of one tier of `sketch`: as wide as those of its rollups, beside which they stand."""
-    if of_rollups.beside is None:
-        raise ValueError(f"{of_rollups.table} has no sketches")
-    return Partitioned(of_rollups.beside, of_rollups.width)
+    return of_rollups.beside[0]
+
+
+def sealed_partitions(of_rollups: Partitioned) -> tuple[Partitioned, ...]:
+    """The partitions of one tier of `sealed` and of `clock`, which stand beside those of its rollups."""
+    return of_rollups.beside[1:]
 
 
 def ensure_tier(connection: Connection, *, tier_id: int, tier_name: str) -> None:
-    """Make the parts of `rollup` and of `sketch` that hold one tier, where they are missing.
+    """Make the parts of `rollup` and of the tables beside it that hold one tier, where they are missing.
 
     LIKE and ATTACH take only SHARE UPDATE EXCLUSIVE on the parent: readers and writers go on.
     """
-    for parent in ("rollup", "sketch"):
+    for parent, column in _TIER_TABLES.items():
         name = f"{parent}_{tier_name}"
         if _exists(connection, name):
             continue
         connection.execute(_DDL_LOCK)
         if not _exists(connection, name):
-            _make_tier(connection, parent, f'{SCHEMA}."{name}"', tier_id=tier_id)
+            _make_tier(connection, parent, f'{SCHEMA}."{name}"', column=column, tier_id=tier_id)
 
 
-def _make_tier(connection: Connection, parent: str, child: str, *, tier_id: int) -> None:
-    connection.execute(text(f"CREATE TABLE {child} (LIKE {SCHEMA}.{parent} INCLUDING ALL) PARTITION BY RANGE (bucket)"))
+#: What holds tiers, and the column by which their partitions are made.
+_TIER_TABLES = {"rollup": "bucket", "sketch": "bucket", "sealed": "start", "clock": "start"}
+
+
+def _make_tier(connection: Connection, parent: str, child: str, *, column: str, tier_id: int) -> None:
+    made = f"CREATE TABLE {child} (LIKE {SCHEMA}.{parent} INCLUDING ALL) PARTITION BY RANGE ({column})"
+    connection.execute(text(made))
     connection.execute(text(f"ALTER TABLE {SCHEMA}.{parent} ATTACH PARTITION {child} FOR VALUES IN ({int(tier_id)})"))
 
 
@@ -137,7 +153,8 @@ _ARRAYS = text(
     """
     SELECT quote_ident(attribute.attname)
     FROM pg_attribute AS attribute JOIN pg_type ON pg_type.oid = attribute.atttypid
-    WHERE attribute.attrelid = CAST(:child AS regclass) AND attribute.attnum > 0 AND pg_type.typcategory = 'A'
+    WHERE attribute.attrelid = CAST(:child AS regclass) AND attribute.attnum > 0
+        AND (pg_type.typcategory = 'A' OR pg_type.typname = 'bytea')
     """
 )
 
@@ -183,16 +200,32 @@ def existing(connection: Connection, partitioned: Partitioned) -> list[Partition
     return sorted(found, key=lambda partition: partition.start)
 
 
+def intervals(connection: Connection, partitioned: Partitioned) -> list[Partition]:
+    """The intervals for which the table or one beside it has a partition, under its own name, oldest first."""
+    found = {
+        one.start: Partition(partitioned.name(one.start), one.start, one.end)
+        for table in (partitioned, *partitioned.beside)
+        for one in existing(connection, table)
+    }
+    return [found[start] for start in sorted(found)]
+
+
 def _parse(name: str, bound: str) -> Partition:
     start, end = (datetime.fromisoformat(part) for part in bound.split("'")[1::2])
     return Partition(name, start, end)
 
 
 def drop(connection: Connection, partitioned: Partitioned, partition: Partition) -> None:
-    """Drop a partition whose lock is held already, and the one beside it; see `lock`."""
-    for table, name in _with_beside(connection, partitioned, partition):
-        connection.execute(text(f'ALTER TABLE {SCHEMA}."{table}" DETACH PARTITION {SCHEMA}."{name}"'))
-        connection.execute(text(f'DROP TABLE {SCHEMA}."{name}"'))
+    """Drop the partitions of an interval, here and beside, whose locks are held already; see `lock`."""
+    for table in _with_beside(connection, partitioned, partition):
+        drop_one(connection, table, partition)
+
+
+def drop_one(connection: Connection, partitioned: Partitioned, partition: Partition) -> None:
+    """Drop a partition whose lock is held already, and none beside it."""
+    name = partitioned.name(partition.start)
+    connection.execute(text(f'ALTER TABLE {SCHEMA}."{partitioned.table}" DETACH PARTITION {SCHEMA}."{name}"'))
+    connection.execute(text(f'DROP TABLE {SCHEMA}."{name}"'))
 
 
 def limit_waiting(connection: Connection) -> None:
@@ -201,20 +234,23 @@ def limit_waiting(connection: Connection) -> None:
 
 
 def lock(connection: Connection, partitioned: Partitioned, partition: Partition) -> None:
-    """Keep everybody out of a partition, so that what the ledger says next stays true until the drop commits.
+    """Keep everybody out of an interval, so that what the ledger says next stays true until the drop commits."""
+    for table in _with_beside(connection, partitioned, partition):
+        lock_one(connection, table, partition)
+
+
+def lock_one(connection: Connection, partitioned: Partitioned, partition: Partition) -> None:
+    """Keep everybody out of a partition.
 
     The table comes first, as for everyone who reads it: the drop needs its lock too, and the other way round a reader
     and we would wait for each other. `limit_waiting` comes before.
     """
-    for table, name in _with_beside(connection, partitioned, partition):
-        connection.execute(text(f'LOCK TABLE ONLY {SCHEMA}."{table}" IN ACCESS EXCLUSIVE MODE'))
-        connection.execute(text(f'LOCK TABLE {SCHEMA}."{name}" IN ACCESS EXCLUSIVE MODE'))
+    name = partitioned.name(partition.start)
+    connection.execute(text(f'LOCK TABLE ONLY {SCHEMA}."{partitioned.table}" IN ACCESS EXCLUSIVE MODE'))
+    connection.execute(text(f'LOCK TABLE {SCHEMA}."{name}" IN ACCESS EXCLUSIVE MODE'))
 
 
-def _with_beside(connection: Connection, partitioned: Partitioned, partition: Partition) -> Iterator[tuple[str, str]]:
-    """The table and the name of a partition, and of the one beside it where there is one."""
-    yield partitioned.table, partition.name
-    if partitioned.beside is not None:
-        name = Partitioned(partitioned.beside, partitioned.width).name(partition.start)
-        if _exists(connection, name):
-            yield partitioned.beside, name
+def _with_beside(connection: Connection, partitioned: Partitioned, partition: Partition) -> list[Partitioned]:
+    """The table and those beside it that have a partition of the interval."""
+    tables = (partitioned, *partitioned.beside)
+    return [table for table in tables if _exists(connection, table.name(partition.start))]

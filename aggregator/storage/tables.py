@@ -5,6 +5,9 @@ Column order in `rollup` is deliberate: two full rows of a block must fit a page
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -27,6 +30,9 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, REAL
+from sqlalchemy.types import TypeEngine
+
+from aggregator.storage.sealed_columns import OWN, SAMPLE_OWN, SAMPLE_SHARED, SHARED, columns_of
 
 SCHEMA = "aggregator"
 
@@ -44,6 +50,22 @@ metadata = MetaData(
 
 def _instant() -> DateTime:
     return DateTime(timezone=True)
+
+
+_PACKED_TYPES: Mapping[str, type[TypeEngine[Any]] | TypeEngine[Any]] = {
+    "float8": Double,
+    "real": REAL,
+    "bytea": LargeBinary,
+    "smallint[]": ARRAY(SmallInteger),
+    "integer[]": ARRAY(Integer),
+    "real[]": ARRAY(REAL),
+    "float8[]": ARRAY(Double),
+}
+
+
+def _packed(statistics: Sequence[str]) -> list[Column[Any]]:
+    """The columns that hold packed statistics; most of them are NULL in most rows."""
+    return [Column(name, _PACKED_TYPES[column_type]) for name, column_type in columns_of(statistics).items()]
 
 
 #: One row: settings of the installation that SQL functions and readers need.
@@ -242,6 +264,76 @@ rollup = Table(
     postgresql_partition_by="LIST (tier_id)",
 )
 
+#: The rollups of one series in the buckets of a span from `start` on, each statistic packed; `clock`: which one is its.
+#: A rollup is either here or in `rollup`, at any instant (docs/adr/0017-sealed-rows.md).
+sealed = Table(
+    "sealed",
+    metadata,
+    Column("start", _instant(), nullable=False),
+    Column("block_id", Integer, nullable=False),
+    Column("tier_id", SmallInteger, nullable=False),
+    Column("position", SmallInteger, nullable=False),
+    Column("clock", SmallInteger, nullable=False),
+    *_packed(OWN),
+    PrimaryKeyConstraint("tier_id", "block_id", "position", "start"),
+    postgresql_partition_by="LIST (tier_id)",
+)
+
+#: What series of a block that were scraped together share in a span of `buckets` that are `step_ms` apart.
+clock = Table(
+    "clock",
+    metadata,
+    Column("start", _instant(), nullable=False),
+    Column("step_ms", BigInteger, nullable=False),
+    Column("block_id", Integer, nullable=False),
+    Column("tier_id", SmallInteger, nullable=False),
+    Column("clock", SmallInteger, nullable=False),
+    Column("buckets", SmallInteger, nullable=False),
+    *_packed(SHARED),
+    PrimaryKeyConstraint("tier_id", "block_id", "start", "clock"),
+    postgresql_partition_by="LIST (tier_id)",
+)
+
+#: The samples of one place of a frame map in some hours from `start` on, packed; `clock`: at which instants they are.
+#: A frame is either here or in `sample_frame`, at any instant.
+sample_sealed = Table(
+    "sample_sealed",
+    metadata,
+    Column("start", _instant(), nullable=False),
+    Column("target_id", Integer, nullable=False),
+    Column("map_id", Integer, nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("clock", Integer, nullable=False),
+    *_packed(SAMPLE_OWN),
+    PrimaryKeyConstraint("target_id", "map_id", "place", "start"),
+    postgresql_partition_by="RANGE (start)",
+)
+
+#: When the `samples` of some places of a frame map are: `at`, milliseconds after `start`; `received`, after `at`.
+sample_clock = Table(
+    "sample_clock",
+    metadata,
+    Column("start", _instant(), nullable=False),
+    Column("target_id", Integer, nullable=False),
+    Column("map_id", Integer, nullable=False),
+    Column("clock", Integer, nullable=False),
+    Column("samples", Integer, nullable=False),
+    *_packed(SAMPLE_SHARED),
+    PrimaryKeyConstraint("target_id", "map_id", "start", "clock"),
+    postgresql_partition_by="RANGE (start)",
+)
+
+#: How far a shard's rollups of a tier, or samples (`tier_id` 0), may be sealed: nothing from `until` on is. Written in
+#: the transaction that seals, at `sealed_at`.
+sealings = Table(
+    "sealings",
+    metadata,
+    Column("tier_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("shard_id", Integer, primary_key=True, autoincrement=False),
+    Column("until", _instant(), nullable=False),
+    Column("sealed_at", _instant(), nullable=False),
+)
+
 #: How the samples of some series of a block are distributed in a bucket: parallel arrays, ordered by position and key.
 sketch = Table(
     "sketch",
@@ -428,6 +520,7 @@ rule_shards = Table(
 __all__ = [
     "SCHEMA",
     "blocks",
+    "clock",
     "collections",
     "dirty",
     "frame_maps",
@@ -443,7 +536,11 @@ __all__ = [
     "rule_shards",
     "rules",
     "runs",
+    "sample_clock",
     "sample_frame",
+    "sample_sealed",
+    "sealed",
+    "sealings",
     "series",
     "shard_slots",
     "shards",

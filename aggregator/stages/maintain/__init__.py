@@ -128,7 +128,7 @@ class Maintain:
         def read(connection: Connection) -> list[tuple[Partitioned, Partition, retention.Needs]]:
             past = []
             for partitioned, keep, needs in tables:
-                found = partitions.existing(connection, partitioned)
+                found = partitions.intervals(connection, partitioned)
                 partition_writes.forget_missing(
                     connection,
                     table_name=needs.table_name,
