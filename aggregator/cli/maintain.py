@@ -1,4 +1,4 @@
-"""`aggregator maintain`: make partitions and apply retention, now, in this process."""
+"""`aggregator maintain`: make partitions, apply retention and seal what has closed, now, in this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aggregator.cli.invocation import settings_of
 
 
 def maintain(context: typer.Context) -> None:
-    """Make partitions ahead of their time and drop those past their retention."""
+    """Make partitions ahead of their time, drop those past their retention, and seal what has closed."""
     from aggregator.tasks.context import Context, now  # noqa: PLC0415 - SQLAlchemy is loaded only where it is used
 
     done = Context(settings_of(context)).maintain.run(clock=now)
@@ -19,3 +19,6 @@ def maintain(context: typer.Context) -> None:
         typer.echo(f"dropped {name}")
     for name, reason in done.partitions_held:
         typer.echo(f"kept {name}: {reason}")
+    typer.echo(f"{done.sealed.rollups:,} rollups sealed")
+    for name in done.sealed.partitions_dropped:
+        typer.echo(f"dropped {name}, which is sealed")

@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, select
 
-from aggregator.storage import tables
+from aggregator.storage import forms, tables
 from aggregator.storage.blocks import BLOCK_SERIES
 from aggregator.storage.catalog import Installation, TierEntry
-from aggregator.storage.copying import copy_out, from_wire_instant, grouped, wire_instants
+from aggregator.storage.copying import from_wire_instant, wire_instants
 from aggregator.storage.frames import read_columns
+from aggregator.storage.rollup_forms import read_counts
 from aggregator.storage.series import maps_of
 
 _Integers = npt.NDArray[np.int64]
 
-_COUNT_NAMES = ("bucket", "block_id", "count")
 #: Samples that are read at once to be counted.
 _MOST_SAMPLES = 1_000_000
 
@@ -76,6 +76,7 @@ def lost_buckets(
 
     Gives their half-open intervals (UTC). What is stored is read before what it is made of: inputs only ever grow.
     """
+    forms.hold(connection)  # the shard's lock is somebody else's
     cells = _Cells.of_target(connection, target_id)
     if not len(cells.block_ids):
         return []
@@ -163,22 +164,13 @@ class _Expected:
 def _stored_counts(
     connection: Connection, tier: TierEntry, cells: _Cells, *, since: datetime, until: datetime
 ) -> _Counts:
-    """The counts of a target's rollups in the buckets from `since` to `until`. Uses index: rollup_pkey."""
-    table = tables.rollup
-    query = select(*(table.c[name] for name in _COUNT_NAMES)).where(
-        table.c.tier_id == tier.id,
-        table.c.block_id.in_(cells.block_ids.tolist()),
-        table.c.bucket >= since,
-        table.c.bucket < until,
-    )
+    """The counts of a target's rollups in the buckets from `since` to `until`."""
     own = cells.is_own
     parts = []
-    for rows in grouped(copy_out(connection, query), table, _COUNT_NAMES):
-        first = np.searchsorted(cells.block_ids, rows.columns["block_id"]) * BLOCK_SERIES
-        cell = first[:, None] + np.arange(rows.width("count"))
-        chosen = own[cell] & (rows.columns["count"] > 0)
-        bucket = np.broadcast_to(rows.columns["bucket"][:, None], cell.shape)
-        parts.append(_Counts(bucket[chosen], cell[chosen], rows.columns["count"][chosen].astype(np.int64)))
+    for found in read_counts(connection, tier, block_ids=cells.block_ids, since=since, until=until):
+        cell = np.searchsorted(cells.block_ids, found.block_id) * BLOCK_SERIES + found.position
+        chosen = own[cell]
+        parts.append(_Counts(found.bucket[chosen], cell[chosen], found.count[chosen]))
     return _joined(parts)
 
 

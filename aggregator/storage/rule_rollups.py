@@ -12,9 +12,10 @@ from sqlalchemy import Connection
 
 from aggregator.rollups.aggregate import aggregate, totals
 from aggregator.rollups.statistics import Integers, Statistics
+from aggregator.storage import forms
 from aggregator.storage.blocks import BLOCK_SERIES
 from aggregator.storage.catalog import TierEntry
-from aggregator.storage.rollup_rows import read_rollups
+from aggregator.storage.rollup_forms import read_rollups
 from aggregator.storage.rule_inputs import Inputs
 
 
@@ -40,6 +41,7 @@ def added_up(
 
     Of the inputs `most_cells` (series times buckets) are read at once. Uses index: rollup_pkey.
     """
+    forms.hold(connection)  # the inputs lie in shards whose locks others hold
     until = tier.ladder.end_of(buckets[-1])
     length = max(1, round((until - buckets[0]) / tier.ladder.step))
     at_once = max(1, most_cells // (length * BLOCK_SERIES))
@@ -65,8 +67,7 @@ def _read(
 ) -> Iterator[tuple[datetime, _Part]]:
     stored = read_rollups(
         connection,
-        tier_id=tier.id,
-        is_finest=tier.is_finest,
+        tier,
         grid=inputs.grid,
         since=buckets[0],
         until=tier.ladder.end_of(buckets[-1]),

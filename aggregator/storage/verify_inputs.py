@@ -15,7 +15,7 @@ from aggregator.rollups.statistics import Statistics
 from aggregator.storage import tables
 from aggregator.storage.blocks import Grid
 from aggregator.storage.catalog import dropped_before
-from aggregator.storage.rollup_rows import Stored
+from aggregator.storage.rollup_matrix import Stored
 from aggregator.storage.rules import RuleEntry
 from aggregator.storage.series import maps_of
 

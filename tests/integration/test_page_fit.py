@@ -15,7 +15,9 @@ from sqlalchemy import Connection, text
 from aggregator.rollups.statistics import Statistics
 from aggregator.storage import catalog
 from aggregator.storage.blocks import BLOCK_SERIES, Grid
-from aggregator.storage.rollup_rows import Changed, Stored, TierRows, write_rollups
+from aggregator.storage.rollup_forms import write_rollups
+from aggregator.storage.rollup_matrix import Stored
+from aggregator.storage.rollup_rows import Changed, TierRows
 from tests.installation import Installation, settings_for
 
 NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
@@ -41,7 +43,7 @@ def write_full_rows(connection: Connection, *, is_counter: bool, is_output: bool
     grid = Grid(np.array([1, 2]), np.full(2, is_counter), is_output=is_output)
     rollups = Stored(full_statistics(2), np.zeros(2, dtype=np.bool_), np.full(2, 4))
     changed = Changed(ENDED, rollups, np.ones(2, dtype=np.bool_))
-    assert write_rollups(connection, TierRows(finest.id, is_finest=True, grid=grid), [changed]) == 2
+    assert write_rollups(connection, TierRows(finest, grid), [changed]) == 2
 
 
 @pytest.mark.parametrize("is_output", [False, True], ids=["of targets", "of a rule"])

@@ -1,4 +1,4 @@
-"""The stage maintain: partitions ahead, what has passed its retention dropped (ledger rule 6), lost slots counted."""
+"""The stage maintain: partitions ahead, retention (ledger rule 6), lost slots counted, what has closed sealed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 
 import structlog
 
+from aggregator.stages.maintain.sealing import Sealed, Sealing
 from aggregator.storage import catalog, claims, held_partitions, partition_writes, partitions, retention, runs
 from aggregator.storage.catalog import Installation
 from aggregator.storage.engine import Connection, Database, StorageError, is_lock_timeout
@@ -35,6 +36,7 @@ class Maintained:
     partitions_dropped: tuple[str, ...]
     #: The partitions past their retention that have to stay, each with the reason.
     partitions_held: tuple[tuple[str, str], ...]
+    sealed: Sealed
 
     @property
     def changes(self) -> int:
@@ -54,7 +56,7 @@ class Maintain:
         run_id = self._claim(slot, clock()) if slot is not None else None
         if slot is not None and run_id is None:
             return None
-        done = self._maintain(clock())
+        done = self._maintain(clock)
         if run_id is not None:
             self.database.run(
                 lambda connection: runs.finish(connection, run_id, outcome="ok", rows=done.changes, now=clock())
@@ -68,7 +70,8 @@ class Maintain:
             )
         )
 
-    def _maintain(self, now: datetime) -> Maintained:
+    def _maintain(self, clock: Callable[[], datetime]) -> Maintained:
+        now = clock()
         installation = self.database.run(catalog.read_installation)
         made = self.database.run(lambda connection: _ensure_ahead(connection, installation, now=now))
         dropped: list[str] = []
@@ -89,7 +92,8 @@ class Maintain:
         if lost := self.database.run(lambda connection: claims.give_up_lost(connection, now=now)):
             log.warning("collections_lost", slots=lost)
         self.database.run(lambda connection: runs.forget_before(connection, now - KEEP_RUNS))
-        return Maintained(made, tuple(dropped), tuple((one.name, one.reason) for one in held))
+        sealed = Sealing(self.database, installation, clock).run()
+        return Maintained(made, tuple(dropped), tuple((one.name, one.reason) for one in held), sealed)
 
     def _drop(self, partitioned: Partitioned, partition: Partition, needs: retention.Needs) -> retention.Held | None:
         """Drop a partition; gives the reason where it has to stay for now."""

@@ -16,7 +16,9 @@ from aggregator.stages.rollup.spans import Span
 from aggregator.storage.blocks import Grid
 from aggregator.storage.catalog import TierEntry
 from aggregator.storage.engine import Connection
-from aggregator.storage.rollup_rows import Changed, Stored, read_rollups
+from aggregator.storage.rollup_forms import read_rollups
+from aggregator.storage.rollup_matrix import Stored
+from aggregator.storage.rollup_rows import Changed
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,7 @@ class Coarse:
         return changed, merged
 
     def _read(self, tier: TierEntry, since: datetime, until: datetime) -> dict[datetime, Stored]:
-        return read_rollups(
-            self.connection, tier_id=tier.id, is_finest=tier.is_finest, grid=self.grid, since=since, until=until
-        )
+        return read_rollups(self.connection, tier, grid=self.grid, since=since, until=until)
 
     def _whole(self, bucket: datetime, inside: Mapping[datetime, Stored]) -> Whole:
         return Whole(bucket, self.tier.ladder.end_of(bucket), inside, self.parent.ladder)

@@ -13,7 +13,7 @@ from aggregator.rollups.reduce import Edge
 from aggregator.storage.blocks import BLOCK_SERIES, Grid
 from aggregator.storage.catalog import TierEntry
 from aggregator.storage.engine import Connection
-from aggregator.storage.rollup_rows import read_rollups
+from aggregator.storage.rollup_forms import read_rollups
 
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -83,8 +83,7 @@ def _edge_behind(
     inside, places = cells.within(lines)
     found = read_rollups(
         connection,
-        tier_id=tier.id,
-        is_finest=True,
+        tier,
         grid=cells.grid.only(lines),
         since=since,
         until=until,
@@ -118,8 +117,7 @@ def successors(
     inside, places = cells.within(lines)
     found = read_rollups(
         connection,
-        tier_id=tier.id,
-        is_finest=True,
+        tier,
         grid=cells.grid.only(lines),
         since=until,
         until=from_milliseconds(int(pending_until_ms.max())),

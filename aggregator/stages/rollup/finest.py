@@ -19,7 +19,9 @@ from aggregator.storage.blocks import Grid, Layout
 from aggregator.storage.catalog import TierEntry
 from aggregator.storage.engine import Connection
 from aggregator.storage.frames import Frame
-from aggregator.storage.rollup_rows import Changed, Stored, read_rollups
+from aggregator.storage.rollup_forms import read_rollups
+from aggregator.storage.rollup_matrix import Stored
+from aggregator.storage.rollup_rows import Changed
 
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -104,8 +106,7 @@ class Finest:
     def _read(self, span: Span) -> dict[datetime, Stored]:
         return read_rollups(
             self.connection,
-            tier_id=self.tier.id,
-            is_finest=True,
+            self.tier,
             grid=self.shape.cells.grid,
             since=span.since,
             until=span.until,

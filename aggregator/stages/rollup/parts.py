@@ -13,7 +13,7 @@ import numpy.typing as npt
 from aggregator.rollups.aggregate import slots_of_whole
 from aggregator.rollups.buckets import Ladder, SlotGrid
 from aggregator.rollups.statistics import Integers, Statistics
-from aggregator.storage.rollup_rows import Stored
+from aggregator.storage.rollup_matrix import Stored
 
 #: So many samples a rollup can count: 31 bits. An output of many thousand series may have more in a month.
 MOST_SAMPLES = 2**31 - 1

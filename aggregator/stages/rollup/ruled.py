@@ -13,7 +13,9 @@ from aggregator.stages.rollup.spans import MOST_CELLS, Span
 from aggregator.storage.blocks import Grid
 from aggregator.storage.catalog import TierEntry
 from aggregator.storage.engine import Connection
-from aggregator.storage.rollup_rows import Changed, Stored, read_rollups
+from aggregator.storage.rollup_forms import read_rollups
+from aggregator.storage.rollup_matrix import Stored
+from aggregator.storage.rollup_rows import Changed
 from aggregator.storage.rule_inputs import Inputs
 from aggregator.storage.rule_rollups import Aggregated, added_up
 
@@ -44,8 +46,7 @@ class Ruled:
         """Recompute the buckets from all inputs; what has none any more has no samples then."""
         stored = read_rollups(
             self.connection,
-            tier_id=self.tier.id,
-            is_finest=True,
+            self.tier,
             grid=self.outputs.grid,
             since=span.since,
             until=span.until,

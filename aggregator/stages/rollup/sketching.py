@@ -18,7 +18,7 @@ from aggregator.storage import partitions
 from aggregator.storage.blocks import BLOCK_SERIES, Grid
 from aggregator.storage.catalog import TierEntry
 from aggregator.storage.engine import Connection
-from aggregator.storage.rollup_rows import read_rollups
+from aggregator.storage.rollup_forms import read_rollups
 from aggregator.storage.sketch_rows import (
     ChangedSketches,
     TierSpan,
@@ -132,8 +132,7 @@ def _counts(connection: Connection, tier: TierEntry, span: TierSpan) -> dict[dat
     """By bucket the samples that each cell's rollup counts; shape (cells,)."""
     found = read_rollups(
         connection,
-        tier_id=tier.id,
-        is_finest=tier.is_finest,
+        tier,
         grid=span.grid,
         since=span.since,
         until=span.until,

@@ -22,7 +22,8 @@ from aggregator.storage import blocks, catalog, frames, ledger, partition_writes
 from aggregator.storage.blocks import BLOCK_SERIES, Grid, Layout, LayoutCache
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.engine import Connection
-from aggregator.storage.rollup_rows import Changed, TierRows, write_rollups
+from aggregator.storage.rollup_forms import write_rollups
+from aggregator.storage.rollup_rows import Changed, TierRows
 from aggregator.storage.rules import RuleEntry
 
 
@@ -202,7 +203,7 @@ class Transaction:
             partition_writes.note(
                 self.connection, partitioned, written, table_name="rollup", tier_id=self.tier.id, now=self.now
             )
-        return write_rollups(self.connection, TierRows(self.tier.id, self.tier.is_finest, grid), changed)
+        return write_rollups(self.connection, TierRows(self.tier, grid), changed)
 
     def _mark_above(self, buckets: Iterable[datetime]) -> None:
         """Mark what the tiers that are built from this one have to merge again."""

@@ -13,7 +13,8 @@ from aggregator.stages.verify.report import Findings, Mismatch
 from aggregator.storage import registry, rule_inputs, rules, verify_inputs
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.engine import Connection
-from aggregator.storage.rollup_rows import Stored, read_rollups
+from aggregator.storage.rollup_forms import read_rollups
+from aggregator.storage.rollup_matrix import Stored
 from aggregator.storage.rule_inputs import Inputs
 from aggregator.storage.rule_rollups import added_up
 from aggregator.storage.rules import RuleEntry
@@ -205,9 +206,7 @@ class Inspection:
     def _stored(
         self, tier: TierEntry, series: ShardSeries, *, since: datetime, until: datetime
     ) -> Mapping[datetime, Stored]:
-        return read_rollups(
-            self.connection, tier_id=tier.id, is_finest=tier.is_finest, grid=series.grid, since=since, until=until
-        )
+        return read_rollups(self.connection, tier, grid=series.grid, since=since, until=until)
 
 
 def _is_before(instant: datetime, kept_since: datetime | None) -> bool:

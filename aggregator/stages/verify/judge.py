@@ -17,7 +17,7 @@ from aggregator.stages.verify.report import Findings, Mismatch
 from aggregator.storage import verify_inputs
 from aggregator.storage.catalog import TierEntry
 from aggregator.storage.engine import Connection
-from aggregator.storage.rollup_rows import Stored
+from aggregator.storage.rollup_matrix import Stored
 from aggregator.storage.verify_inputs import ShardSeries
 
 #: The shortest interval that a source can have: a bucket has at most one slot each second.

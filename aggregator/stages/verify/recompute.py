@@ -21,7 +21,8 @@ from aggregator.rollups.statistics import Statistics
 from aggregator.storage.catalog import TierEntry
 from aggregator.storage.engine import Connection
 from aggregator.storage.frames import Frame, read_frames_as_stored
-from aggregator.storage.rollup_rows import Stored, read_rollups
+from aggregator.storage.rollup_forms import read_rollups
+from aggregator.storage.rollup_matrix import Stored
 from aggregator.storage.verify_inputs import ShardSeries, columns_of_maps
 
 _MILLISECOND = timedelta(milliseconds=1)
@@ -109,8 +110,7 @@ def _edge_of_rollups(
     """The last sample of each series before `since`, as the finest tier has it stored within the lookback."""
     found = read_rollups(
         connection,
-        tier_id=tier.id,
-        is_finest=True,
+        tier,
         grid=series.grid,
         since=tier.ladder.start_of(since - lookback),
         until=since,
@@ -212,8 +212,7 @@ def from_rollups(connection: Connection, parent: TierEntry, part: Part) -> Itera
     series = part.series
     stored = read_rollups(
         connection,
-        tier_id=parent.id,
-        is_finest=parent.is_finest,
+        parent,
         grid=series.grid,
         since=part.since,
         until=part.until,
