@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from bench_installation import environment, process, temporary_home
 
-from aggregator.config.model import Limits
+from aggregator.config.source_model import Limits
 from aggregator.embedded.ports import LOOPBACK, free_port
 from aggregator.embedded.process import end_process, start_process
 from aggregator.exposition.exposed import ExposedSeries

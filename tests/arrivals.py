@@ -74,13 +74,15 @@ class Arrival:
 class Script:
     """All series, the arrivals in their order, and who rolls up how far after the n-th of them.
 
-    `churn_allowance`: how many dead series a frame map may hold; with 0 there are many maps of one target.
+    `churn_allowance`: how many dead series a frame map may hold; with 0 there are many maps of one target. `seals`:
+    after which arrivals all that is open is sealed.
     """
 
     series: tuple[Series, ...]
     arrivals: tuple[Arrival, ...]
     roll_ups: tuple[tuple[int, int, bool], ...]
     churn_allowance: int = 1_000
+    seals: frozenset[int] = frozenset()
 
     @property
     def targets(self) -> int:
@@ -105,7 +107,8 @@ def scripts(
     points = st.tuples(st.integers(0, len(arrivals) - 1), st.integers(0, 1), st.booleans())
     roll_ups = draw(st.lists(points, max_size=8))
     allowance = draw(st.sampled_from([1_000, 0]))
-    return Script(tuple(_as_arrived(series, arrivals)), tuple(arrivals), tuple(sorted(roll_ups)), allowance)
+    seals = draw(st.frozensets(st.integers(0, len(arrivals) - 1), max_size=3))
+    return Script(tuple(_as_arrived(series, arrivals)), tuple(arrivals), tuple(sorted(roll_ups)), allowance, seals)
 
 
 def _as_arrived(series: Sequence[Series], arrivals: Sequence[Arrival]) -> Iterator[Series]:

@@ -1,4 +1,4 @@
-"""Workers that are killed in the middle and started again: collectors, and those who roll up, a process each.
+"""Workers that are killed in the middle and started again: they collect, roll up or seal, each in its own process.
 
 A life may end by SIGKILL at its n-th step, before or after a statement or around a COMMIT, and from outside at any
 moment. From one life to the next nothing is known but what is in the database and in a file.
@@ -25,6 +25,7 @@ from aggregator.stages.rollup import Rollup
 from aggregator.storage import series
 from aggregator.storage.engine import Database, StorageError, is_retryable
 from tests.scene import Scene
+from tests.sealed import seal_everything
 
 #: Forks from a process that has imported all of this and has neither a thread nor a connection.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -72,6 +73,13 @@ def roll_up(job: Job, dies_at: int | None) -> None:
         rollup = Rollup(database, f"rollup-{job.number}")
         while not job.stop.exists() and _is_wanted():
             insist(lambda: rollup.run(lambda: job.now, budget=BUDGET))
+
+
+def seal(job: Job, dies_at: int | None) -> None:
+    """Seal all that is open, again and again until told to stop."""
+    with _connected(job, dies_at) as database:
+        while not job.stop.exists() and _is_wanted():
+            insist(lambda: seal_everything(database, now=job.now))
 
 
 def insist(work: Callable[[], object]) -> None:

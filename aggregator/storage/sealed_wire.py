@@ -31,12 +31,15 @@ def scalar(layout: str, value: float) -> bytes:
 
 
 def encode_rows(rows: Sequence[Row], names: Sequence[str]) -> bytes:
-    """Rows as COPY data without signature and trailer, columns in the order of `names`."""
-    fields = struct.pack(">h", len(names))
+    """Rows as COPY data without signature and trailer, columns in the order of `names`; there are no others."""
+    place = {name: number for number, name in enumerate(names, start=1)}
+    nothing = [struct.pack(">h", len(names)), *(_NULL for _ in names)]
     parts: list[bytes] = []
     for row in rows:
-        parts.append(fields)
-        parts.extend(row.get(name, _NULL) for name in names)
+        line = nothing.copy()
+        for name, value in row.items():
+            line[place[name]] = value
+        parts += line
     return b"".join(parts)
 
 

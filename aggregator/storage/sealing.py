@@ -92,19 +92,24 @@ def seal_some(connection: Connection, tier: TierEntry, *, shard_id: int, start: 
     return sealed
 
 
+# Uses index rollup_pkey, once for each block.
+_OPEN_BLOCKS = text(
+    """
+    SELECT asked.block_id
+    FROM unnest(CAST(:block_ids AS integer[])) AS asked (block_id)
+    WHERE EXISTS (
+        SELECT FROM aggregator.rollup AS r
+        WHERE r.tier_id = :tier_id AND r.block_id = asked.block_id AND r.bucket >= :since AND r.bucket < :until
+    )
+    """
+)
+
+
 def _open_blocks(
     connection: Connection, tier: TierEntry, block_ids: Collection[int], *, start: datetime, end: datetime
 ) -> list[int]:
-    """Uses index: rollup_pkey, once for each block."""
-    table = tables.rollup
-    asked = func.unnest(list(block_ids)).table_valued("block_id").alias("asked")
-    has_rows = select(table.c.block_id).where(
-        table.c.tier_id == tier.id,
-        table.c.block_id == asked.c.block_id,
-        table.c.bucket >= start,
-        table.c.bucket < end,
-    )
-    return list(connection.execute(select(asked.c.block_id).where(has_rows.exists())).scalars())
+    where = {"block_ids": list(block_ids), "tier_id": tier.id, "since": start, "until": end}
+    return list(connection.execute(_OPEN_BLOCKS, where).scalars())
 
 
 def emptied(connection: Connection, partitioned: Partitioned, *, ended_before: datetime) -> list[Partition]:

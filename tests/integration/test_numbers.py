@@ -1,4 +1,4 @@
-"""Whatever the samples, their order, lateness and repetition: every column of every tier equals the oracle.
+"""Whatever the samples, their order, lateness, repetition and sealing: every column of every tier equals the oracle.
 
 One session for each of two collectors and two rollup workers, one step after the other: what fails here shrinks. In the
 suite 30 scripts and 15 with lost COMMITs are tried, in about 20 s. With AGGREGATOR_TEST_EFFORT=12 it was 360 and 180,
@@ -30,6 +30,7 @@ from tests.installation import settings_for
 from tests.lives import insist
 from tests.losing_proxy import LosingProxy, Loss, losing_proxy
 from tests.scene import LEASE, Scene, roll_up_all
+from tests.sealed import seal_everything
 from tests.sessions import session
 
 START = datetime(2026, 3, 1, 11, 50, tzinfo=UTC)
@@ -65,6 +66,8 @@ class Workers:
                 if place == count:
                     budget = LEASE if to_the_end else ONE_TRANSACTION
                     insist(partial(self.rollups[worker].run, lambda now=now: now, budget=budget))
+            if count in script.seals:
+                insist(partial(seal_everything, self.database, scene.source_ids, now=now))
         insist(partial(roll_up_all, self.rollups[0], now=now))
 
 

@@ -1,7 +1,8 @@
 """Whatever is killed, and whenever: in the end every column of every tier equals the oracle, of outputs of rules too.
 
-Two collectors and two rollup workers at once, as processes that die by SIGKILL at a given step or at any moment, and
-whose sessions are terminated by the server in the middle. Nothing here shrinks: the order of events is the machine's.
+Two collectors, two rollup workers and one that seals at once, as processes that die by SIGKILL at a given step or at
+any moment, and whose sessions are terminated by the server in the middle. Nothing here shrinks: the order of events is
+the machine's.
 In the suite 12 examples are tried, in about 12 s; with AGGREGATOR_TEST_EFFORT=12 it was 144, in 250 s, with 5 lives
 lost in each on average.
 """
@@ -28,7 +29,7 @@ from aggregator.storage.engine import Database
 from tests.arrivals import Script, scripts
 from tests.effort import examples
 from tests.installation import settings_for
-from tests.lives import APPLICATION, Job, Worker, collect, roll_up
+from tests.lives import APPLICATION, Job, Worker, collect, roll_up, seal
 from tests.ruled import RuledScene, publish_rules
 from tests.scene import roll_up_all
 from tests.sessions import session
@@ -64,7 +65,7 @@ def attack(workers: list[Worker], watch: Database, randomness: random.Random) ->
 
 @dataclass(frozen=True)
 class Fate:
-    """What happens to two collectors and two rollup workers.
+    """What happens to two collectors, two rollup workers and the one that seals.
 
     `deaths`: for each worker at which step its next lives end; `attacks`: seconds between one from outside and the
     next; `seed` decides what those hit.
@@ -77,18 +78,19 @@ class Fate:
 
 FATES = st.builds(
     Fate,
-    deaths=st.lists(st.lists(st.integers(0, 120), max_size=4), min_size=4, max_size=4),
+    deaths=st.lists(st.lists(st.integers(0, 120), max_size=4), min_size=5, max_size=5),
     attacks=st.lists(st.floats(0.0, 0.2), max_size=6),
     seed=st.integers(0, 2**32),
 )
 
 
 def survive(jobs: list[Job], fate: Fate, watch: Database) -> int:
-    """Let collectors and rollup workers work until all is stored; gives how many lives that took."""
+    """Let collectors, rollup workers and a sealer work until all is stored; gives how many lives that took."""
     randomness = random.Random(fate.seed)  # noqa: S311 - a test's own randomness
     deaths = iter(fate.deaths)
     collectors = [Worker(collect, job, list(next(deaths))) for job in jobs]
     rollups = [Worker(roll_up, job, list(next(deaths))) for job in jobs]
+    rollups.append(Worker(seal, jobs[0], list(next(deaths))))
     started, left = time.monotonic(), list(itertools.accumulate(fate.attacks))
     while all_go_on([*collectors, *rollups], needed=collectors):
         passed = time.monotonic() - started
