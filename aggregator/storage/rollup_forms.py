@@ -113,7 +113,7 @@ def _unseal(connection: Connection, rows: TierRows, changed: Sequence[Changed]) 
         return
     by_span: dict[datetime, Flags] = {}
     for one in changed:
-        lines = one.lines & one.rollups.sealed_lines
+        lines = one.lines & one.rollups.is_sealed
         if lines.any():
             start, _ = rows.tier.spans.bounds(one.bucket)
             by_span[start] = by_span.get(start, np.zeros_like(lines)) | lines
@@ -128,7 +128,7 @@ def _unseal_span(connection: Connection, tier: TierEntry, grid: Grid, *, start: 
         raise AssertionError("what is sealed has spans")
     _, end = tier.spans.bounds(start)
     stored = _read(connection, tier, grid=grid, since=start, until=end).by_bucket()
-    chosen = [(Changed(bucket, one, one.sealed_lines), one.sealed_lines) for bucket, one in stored.items()]
+    chosen = [(Changed(bucket, one, one.is_sealed), one.is_sealed) for bucket, one in stored.items()]
     write_open(connection, TierRows(tier, grid), chosen)
     delete_sealed(connection, tier, block_ids=grid.block_ids.tolist(), start=start)
 

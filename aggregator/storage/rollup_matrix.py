@@ -16,6 +16,9 @@ from aggregator.storage.copying import Rows, from_wire_instant
 from aggregator.storage.sealed_rows import Cells
 
 Flags = npt.NDArray[np.bool_]
+#: In which form a block has its rollups in a bucket: int8.
+Forms = npt.NDArray[np.int8]
+NONE, OPEN, SEALED = 0, 1, 2
 #: The column of slots that outputs of rules have, each its own.
 SLOTS = "slots"
 
@@ -24,26 +27,31 @@ SLOTS = "slots"
 class Stored:
     """The rollups of some blocks in one bucket: statistics of shape (blocks, 64), and which blocks have a row.
 
-    `slots_due`: slots in the bucket, int64 of shape (blocks,), 0 where there is no row. `slots`: those of each series,
-    shape (blocks, 64), where the blocks hold outputs of a rule. `is_sealed`: which blocks have their rollups sealed.
+    `form`: NONE, OPEN or SEALED, shape (blocks,); it stays as it was read when statistics change. `slots_due`: slots in
+    the bucket, int64 of shape (blocks,), 0 where there is no row. `slots`: those of each series, shape (blocks, 64),
+    where the blocks hold outputs of a rule.
     """
 
     statistics: Statistics
-    has_row: Flags
+    form: Forms
     slots_due: Integers
     slots: Integers | None = None
-    is_sealed: Flags | None = None
 
     @classmethod
     def nothing(cls, blocks: int) -> Stored:
         """No row of any block."""
         none = np.zeros(blocks, dtype=np.int64)
-        return cls(Statistics.empty((blocks, BLOCK_SERIES)), none.astype(np.bool_), none)
+        return cls(Statistics.empty((blocks, BLOCK_SERIES)), none.astype(np.int8), none)
 
     @property
-    def sealed_lines(self) -> Flags:
+    def has_row(self) -> Flags:
+        """Which blocks have rollups, in either form; shape (blocks,)."""
+        return np.asarray(self.form != NONE)
+
+    @property
+    def is_sealed(self) -> Flags:
         """Which blocks have their rollups sealed; shape (blocks,)."""
-        return np.zeros_like(self.has_row) if self.is_sealed is None else self.is_sealed
+        return np.asarray(self.form == SEALED)
 
     @property
     def slots_of_cells(self) -> Integers:
@@ -62,13 +70,12 @@ class Stored:
 class Matrix:
     """The rollups of a grid's blocks in some buckets (as on the wire, ascending), in either form.
 
-    `statistics`, `slots`: shape (buckets, blocks, 64); `has_row`, `is_sealed`, `slots_due`: (buckets, blocks).
+    `statistics`, `slots`: shape (buckets, blocks, 64); `form`, `slots_due`: (buckets, blocks).
     """
 
     buckets: Integers
     statistics: Statistics
-    has_row: Flags
-    is_sealed: Flags
+    form: Forms
     slots_due: Integers
     slots: Integers | None
 
@@ -79,8 +86,7 @@ class Matrix:
         return cls(
             buckets,
             Statistics.empty((*shape, BLOCK_SERIES)),
-            np.zeros(shape, dtype=np.bool_),
-            np.zeros(shape, dtype=np.bool_),
+            np.full(shape, NONE, dtype=np.int8),
             np.zeros(shape, dtype=np.int64),
             np.zeros((*shape, BLOCK_SERIES), dtype=np.int64) if with_slots else None,
         )
@@ -96,7 +102,7 @@ class Matrix:
         """Lay out open rows that carry these statistics."""
         bucket = np.searchsorted(self.buckets, rows.columns["bucket"])
         block = np.searchsorted(grid.block_ids, rows.columns["block_id"])
-        self.has_row[bucket, block] = True
+        self.form[bucket, block] = OPEN
         self.slots_due[bucket, block] = rows.columns["slots_due"]
         for name in names:
             values = rows.columns[name]
@@ -108,8 +114,7 @@ class Matrix:
         """Lay out what was read from sealed rows."""
         bucket = np.searchsorted(self.buckets, cells.bucket)
         block = np.searchsorted(grid.block_ids, cells.block_id)
-        self.has_row[bucket, block] = True
-        self.is_sealed[bucket, block] = True
+        self.form[bucket, block] = SEALED
         np.maximum.at(self.slots_due, (bucket, block), cells.slots_due)
         for name, values in cells.values.items():
             getattr(self.statistics, name)[bucket, block, cells.position] = values
@@ -121,10 +126,9 @@ class Matrix:
         return {
             from_wire_instant(int(start)): Stored(
                 self.statistics[place],
-                self.has_row[place],
+                self.form[place],
                 self.slots_due[place],
                 None if self.slots is None else self.slots[place],
-                self.is_sealed[place],
             )
             for place, start in enumerate(self.buckets)
         }

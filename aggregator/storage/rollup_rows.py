@@ -154,7 +154,10 @@ _EMPTY_STAGING = text("TRUNCATE pg_temp.rollup_staging")
 
 
 def replace_open(connection: Connection, rows: TierRows, changed: Sequence[Changed]) -> None:
-    """Replace the lines that have a row: staged at once, then one statement for each bucket."""
+    """Replace the lines that have a row: staged at once, then one statement for each bucket.
+
+    Raises RuntimeError where one of the rows is not there: nothing is to be committed then.
+    """
     if not changed:
         return
     connection.execute(_STAGING)
@@ -162,7 +165,9 @@ def replace_open(connection: Connection, rows: TierRows, changed: Sequence[Chang
     copy_in(connection, "pg_temp.rollup_staging", _ALL_NAMES, staged)
     for one in changed:
         ids = rows.grid.block_ids[one.lines & one.rollups.has_row].tolist()
-        connection.execute(_UPDATE, {"tier_id": rows.tier.id, "bucket": one.bucket, "block_ids": ids})
+        found = connection.execute(_UPDATE, {"tier_id": rows.tier.id, "bucket": one.bucket, "block_ids": ids}).rowcount
+        if found != len(ids):
+            raise RuntimeError(f"{len(ids) - found} of the rollup rows that are replaced at {one.bucket} are not there")
     connection.execute(_EMPTY_STAGING)
 
 

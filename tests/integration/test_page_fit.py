@@ -41,7 +41,7 @@ def full_statistics(blocks: int) -> Statistics:
 def write_full_rows(connection: Connection, *, is_counter: bool, is_output: bool = False) -> None:
     finest = catalog.read_installation(connection).finest[0]
     grid = Grid(np.array([1, 2]), np.full(2, is_counter), is_output=is_output)
-    rollups = Stored(full_statistics(2), np.zeros(2, dtype=np.bool_), np.full(2, 4))
+    rollups = Stored(full_statistics(2), np.zeros(2, dtype=np.int8), np.full(2, 4))
     changed = Changed(ENDED, rollups, np.ones(2, dtype=np.bool_))
     assert write_rollups(connection, TierRows(finest, grid), [changed]) == 2
 

@@ -82,7 +82,7 @@ def stored(statistics: Statistics, grid: Grid, seed: int) -> Rollups:
         one = statistics[place]
         slots = np.where(one.count > 0, random.integers(1, 9, grid.shape), 0)  # as outputs without inputs have none
         due = slots.max(axis=1) if grid.is_output else random.integers(0, 5, len(grid.block_ids))
-        none = np.zeros(len(grid.block_ids), dtype=np.bool_)
+        none = np.zeros(len(grid.block_ids), dtype=np.int8)
         found[SPAN + place * timedelta(minutes=1)] = Stored(one, none, due, slots if grid.is_output else None)
     return found
 
@@ -184,10 +184,9 @@ def test_what_is_written_after_sealing_is_there_once(
             expected[bucket] = _mixed(expected[bucket], fresh, lines)
             now = Stored(
                 expected[bucket].statistics,
-                one.has_row,
+                one.form,
                 expected[bucket].slots_due,
                 expected[bucket].slots,
-                one.is_sealed,
             )
             changed.append(Changed(bucket, now, lines))
         write_rollups(connection, TierRows(tier, grid), changed)
@@ -205,7 +204,7 @@ def _mixed(before: Stored, after: Stored, lines: np.ndarray) -> Stored:
         slots = np.where(whole, after.slots, before.slots)
     return Stored(
         after.statistics.where(np.broadcast_to(whole, after.statistics.count.shape), before.statistics),
-        before.has_row,
+        before.form,
         np.where(lines, after.slots_due, before.slots_due),
         slots,
     )

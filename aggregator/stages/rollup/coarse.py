@@ -57,7 +57,7 @@ class Coarse:
                 due, slots = self.parts.slots(self._whole(bucket, inside), blocks=len(self.grid.block_ids))
                 rollups = Stored(
                     fresh.where(better, before.statistics),
-                    before.has_row,
+                    before.form,
                     np.where(better.all(axis=1), due, before.slots_due),
                     slots,
                 )

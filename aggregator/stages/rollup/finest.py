@@ -146,7 +146,7 @@ class Finest:
         if different.any():
             # A row keeps its own slots: the interval may have been another one when it was collected.
             due = np.where(before.has_row, before.slots_due, self.slots.due(bucket, self.tier.ladder.end_of(bucket)))
-            rollups = Stored(before.statistics.replaced(cells.cells, step.statistics), before.has_row, due)
+            rollups = Stored(before.statistics.replaced(cells.cells, step.statistics), before.form, due)
             result.changed.append(Changed(bucket, rollups, cells.lines_of(different)))
 
 

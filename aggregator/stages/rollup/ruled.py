@@ -74,4 +74,4 @@ class Ruled:
         statistics = Statistics.empty(shape).replaced(self.outputs.cells, countable(one.statistics))
         differs = statistics.differs(before.statistics)
         differs |= (slots != before.slots_of_cells) & (statistics.count > 0)
-        return Changed(bucket, Stored(statistics, before.has_row, due, slots), np.asarray(differs.any(axis=1)))
+        return Changed(bucket, Stored(statistics, before.form, due, slots), np.asarray(differs.any(axis=1)))
