@@ -103,7 +103,14 @@ def _is_wanted() -> bool:
 @contextmanager
 def _connected(job: Job, dies_at: int | None) -> Iterator[Database]:
     series.CHURN_ALLOWANCE = job.scene.script.churn_allowance
-    database = Database.connect(job.url, application=APPLICATION)
+    with connected(job.url, dies_at) as database:
+        yield database
+
+
+@contextmanager
+def connected(url: str, dies_at: int | None) -> Iterator[Database]:
+    """A database of a process that is killed at a step, before or after a statement or around a COMMIT."""
+    database = Database.connect(url, application=APPLICATION)
     if dies_at is not None:
         steps = itertools.count()
         for name in ("before_cursor_execute", "after_cursor_execute", "commit"):

@@ -1,0 +1,133 @@
+"""Sealing is killed at each of its steps, or finds the disk full: nothing is lost, nothing is there twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from aggregator.embedded.postgres import EmbeddedPostgres
+from aggregator.embedded.wheels import postgres_binaries
+from aggregator.exposition.series import Kind
+from aggregator.rollups.buckets import milliseconds
+from aggregator.stages.maintain.sealing import Sealing
+from aggregator.storage import catalog
+from aggregator.storage.engine import Database
+from tests.installation import Installation, series_key, settings_for
+from tests.lives import CONTEXT, connected
+
+START = datetime(2026, 3, 1, 8, tzinfo=UTC)
+CLOSED = START + timedelta(hours=4, minutes=5)
+BUCKETS = 240
+MEGABYTE = 1_000_000
+Row = tuple[object, ...]
+
+
+def seal(database: Database) -> None:
+    installation = database.run(catalog.read_installation)
+    Sealing(database, installation, lambda: CLOSED).run()
+
+
+def seal_and_die(url: str, dies_at: int) -> None:
+    """Seal in a process that is killed at a step."""
+    with connected(url, dies_at) as database:
+        seal(database)
+
+
+def rows(installation: Installation) -> list[Row]:
+    """All rows of the finest tier as people read them, without where they lie."""
+    statement = text(
+        "SELECT metric, time, count, sum, min, max, first, last, stddev, increase FROM aggregator.metrics_1m"
+    )
+    with installation.database.engine.connect() as connection:
+        return sorted(tuple(row) for row in connection.execute(statement))
+
+
+def counted(installation: Installation, table: str) -> int:
+    with installation.database.engine.connect() as connection:
+        return int(connection.execute(text(f"SELECT count(*) FROM aggregator.{table}")).scalar_one())  # noqa: S608 - ours
+
+
+def scrape(installation: Installation, series: int) -> None:
+    """A span of numbers that do not pack, rolled up."""
+    (target,) = installation.targets(1)
+    keys = [series_key(f"g{place}", 0, Kind.GAUGE) for place in range(series)]
+    walks = np.random.default_rng(3).normal(size=(BUCKETS, series)).cumsum(axis=0)
+    installation.now = CLOSED
+    samples = {
+        milliseconds(START + place * timedelta(minutes=1)): dict(zip(keys, line, strict=True))
+        for place, line in enumerate(walks.tolist())
+    }
+    installation.collect(target, samples)
+    installation.roll_up()
+
+
+def test_a_kill_at_any_step_leaves_every_rollup_once(installation: Installation) -> None:
+    scrape(installation, 2)
+    before = rows(installation)
+    assert len(before) == 2 * BUCKETS
+    killed = 0
+    while True:
+        process = CONTEXT.Process(target=seal_and_die, args=(installation.url, killed), daemon=True)
+        process.start()
+        process.join(timeout=60)
+        assert rows(installation) == before, f"killed at step {killed}"
+        if process.exitcode == 0:
+            break
+        killed += 1
+    assert killed > 20
+    assert counted(installation, "sealed_1m") == 2
+    assert counted(installation, "rollup_1m") == 0
+
+
+@pytest.fixture
+def small_disk(open_directory: Path) -> Iterator[Path]:
+    """A file system of its own, which a test may fill."""
+    place = open_directory / "small"
+    place.mkdir()
+    mount, unmount = shutil.which("mount"), shutil.which("umount")
+    if mount is None or unmount is None:
+        pytest.skip("mount is not installed")
+    mounted = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=256m,mode=0711", "tmpfs", str(place)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this user may not mount a file system of its own")
+    try:
+        yield place
+    finally:
+        subprocess.run([unmount, "--lazy", str(place)], check=True)
+
+
+def fill(place: Path, *, but: int) -> Path:
+    """Fill a file system but for some bytes; gives the file that does."""
+    found = os.statvfs(place)
+    filler = place / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - but)
+    return filler
+
+
+def test_a_full_disk_leaves_what_does_not_fit_open(small_disk: Path, tmp_path: Path) -> None:
+    with (
+        EmbeddedPostgres(small_disk / "pg", binaries=postgres_binaries(), port=None, fsync=False) as server,
+        closing(Installation(server.url, START, settings_for(tmp_path))) as installation,
+    ):
+        scrape(installation, 400)
+        before = rows(installation)
+        filler = fill(small_disk, but=MEGABYTE)
+        seal(installation.database)
+        assert counted(installation, "rollup_1m") > 0
+        filler.unlink()
+        assert rows(installation) == before
+        seal(installation.database)
+        assert counted(installation, "rollup_1m") == 0
+        assert rows(installation) == before
