@@ -42,6 +42,8 @@ class Sealing:
         deadline = time.monotonic() + budget.total_seconds()
         rollups = sum(self._tier(tier, deadline) for tier in self.installation.tiers)
         dropped = [one.name for tier in self.installation.tiers for one in self._emptied(tier) if self._drop(tier, one)]
+        if rollups or dropped:
+            log.info("sealed", rollups=rollups, partitions_dropped=dropped)
         return Sealed(rollups, tuple(dropped))
 
     def _tier(self, tier: TierEntry, deadline: float) -> int:
