@@ -99,6 +99,17 @@ _TIERS = (
 )
 
 
+# Not IMMUTABLE: a plan may be older than the rows that it reads, and what is sealed meanwhile would be missing.
+_HAS_SEALED = f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.range_has_sealed(tier smallint, start timestamptz) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM {SCHEMA}.sealed_until AS s WHERE s.tier_id = tier AND s.until > start);
+END
+$$
+"""  # noqa: S608 - our own schema
+
+
 _FORM = f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.range_form(start timestamptz, interval_ms bigint) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
@@ -180,7 +191,7 @@ $$
 
 def create_range_functions(connection: Connection, tiers: Sequence[TierRange], settings: RangeSettings) -> None:
     """Make or renew the functions for these tiers, whose views are there; the caller holds the publisher's lock."""
-    helpers = (*INTERVALS, *COMBINED_M2, _CHECK, *_TIERS, *tier_functions(tiers), _FORM, *point_functions(settings))
+    helpers = (*INTERVALS, *COMBINED_M2, _CHECK, *_TIERS, *tier_functions(tiers), _FORM, _HAS_SEALED)
     ranges = (_METRIC_RANGE, _METRIC_RANGE_BY, *quantile_functions(settings), _METRIC_NAMES, _LABEL_VALUES)
-    for statement in (*helpers, *ranges):
+    for statement in (*helpers, *point_functions(settings), *ranges):
         connection.execute(text(statement.replace(":", "\\:")))

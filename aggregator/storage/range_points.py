@@ -12,8 +12,10 @@ from datetime import timedelta
 
 from aggregator.storage.range_sums import total
 from aggregator.storage.range_times import LAST_INSTANT
+from aggregator.storage.sealed_reading import sealed_points
+from aggregator.storage.sealed_views import is_final
 from aggregator.storage.selector_functions import selected_series
-from aggregator.storage.statistic_columns import average, deviation, given, rate, slots_due_of, statistics_of
+from aggregator.storage.statistic_columns import average, deviation, given, rate, slots_due_of, statistics_at, statistics_of
 from aggregator.storage.tables import SCHEMA
 
 RAW = "raw"
@@ -21,6 +23,7 @@ EXACT = "exact"
 REGROUPED = "regrouped"
 #: Outputs of rules have no samples: where samples are read, their rollups of the finest tier are.
 _OUTPUTS = "outputs"
+_SEALED = "sealed"
 #: Columns of a point and their types. `group_id`: equal where metric and labels are, if they are grouped.
 COLUMNS = {
     "time": "timestamptz",
@@ -56,11 +59,19 @@ def points(columns: str, *, by: str) -> str:
     other branches before it has put their functions' text in place, and reads none of it.
     """
     tier, rollup_tier = (f"{SCHEMA}.{name}($2, $4)" for name in ("range_tier", "range_rollup_tier"))
-    branches = ((EXACT, EXACT, tier), (REGROUPED, REGROUPED, tier), (RAW, RAW, tier), (RAW, _OUTPUTS, rollup_tier))
+    branches = (
+        (EXACT, EXACT, tier),
+        (EXACT, _SEALED, tier),
+        (REGROUPED, REGROUPED, tier),
+        (RAW, RAW, tier),
+        (RAW, _OUTPUTS, rollup_tier),
+    )
     forms = " UNION ALL ".join(
         f"SELECT '{form}' AS form, f.* FROM (SELECT * FROM {SCHEMA}.range_{function}"  # noqa: S608 - text of our own
-        f"($1, $2, $3, $4, {read}, {by}) OFFSET 0) AS f"
+        f"($1, {since}, $3, $4, {read}, {by}) OFFSET 0) AS f"
+        + (f" WHERE {SCHEMA}.range_has_sealed({read}, $2)" if function == _SEALED else "")
         for form, function, read in branches
+        if (since := start_of("$2", tier=read, interval_ms="1") if function == _SEALED else "$2")
     )
     return (
         f"SELECT {columns} FROM ({forms}) AS points"  # noqa: S608 - as above
@@ -74,6 +85,7 @@ def point_functions(settings: RangeSettings) -> tuple[str, ...]:
         EXACT: own_series() + _exact(),
         REGROUPED: own_series() + _regrouped(settings),
         RAW: own_series() + _raw(settings),
+        _SEALED: own_series() + _sealed(settings),
         _OUTPUTS: own_series(where="is_output") + _exact(),
     }
     returned = ", ".join(f'"{name}" {type_}' for name, type_ in COLUMNS.items())
@@ -163,6 +175,18 @@ def _exact() -> str:
         {slots_due_of("r", "own.position")}::float8
     FROM ({rows}) AS r JOIN own ON own.block_id = r.block_id
     WHERE r.count[own.position] > 0
+    """  # noqa: S608 - as above
+
+
+def _sealed(settings: RangeSettings) -> str:
+    """The same of what is sealed."""
+    statistics = ", ".join(statistics_at("v").values())
+    final = is_final("v.time", step="v.step", dirty="v.dirty", lateness=settings.lateness)
+    points_ = sealed_points(f"{_OWN}, s.tier, s.dirty", tier=_TIER, since="$2", until="$3")
+    return f"""
+    SELECT v.time, {_OWN.replace("own.", "v.")}, {statistics}, {final}, v.tier, nullif(v.m2, 'NaN'), v.slots_due::float8
+    FROM ({points_}) AS v
+    WHERE v.count > 0
     """  # noqa: S608 - as above
 
 
