@@ -201,7 +201,7 @@ def create_views(connection: Connection) -> None:
     ]
     for view in of_tiers:
         views.create_tier_view(connection, view)
-        views.create_sketch_view(connection, tier_id=view.tier_id, name=view.name)
+        views.create_sketch_view(connection, view)
     views.create_rollup_views(connection, of_tiers)
     ranges = [TierRange(view.tier_id, view.ladder, view.span) for view in of_tiers]
     settings = RangeSettings(installation.lateness, installation.lookback)

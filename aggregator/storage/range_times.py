@@ -146,8 +146,8 @@ INTERVALS = (_INSTANT_BEFORE, _ORIGIN, _START, _END, _DAY_START, _FIRST_DAY, _LO
 def tier_functions(tiers: Sequence[TierRange]) -> list[str]:
     """Statements for the functions that know the tiers: steps, and where their intervals lie.
 
-    `range_length_ms` is NULL for a tier whose intervals differ in length; `range_span`, the start of the span that holds
-    an instant, for one that is not sealed.
+    `range_length_ms` is NULL for a tier whose intervals differ in length; `range_span`, the start of the span that
+    holds an instant, for one that is not sealed.
     """
     buckets = f"{SCHEMA}.range_buckets(tier_id, interval_ms)"
     steps = {tier.tier_id: str(tier.step_ms) for tier in tiers}

@@ -49,8 +49,8 @@ def statistics_of(row: str, position: str) -> Mapping[str, str]:
 
 
 def statistics_at(row: str) -> Mapping[str, str]:
-    """SQL by column: the same from a row with one series' own numbers, in columns of their names."""
-    return _statistics(f"{row}.count", lambda name: f"nullif({row}.{name}, 'NaN')", slots_due=f"{row}.slots_due")
+    """SQL by column: the same from a row with one series' own numbers in columns of their names, NULL for NaN."""
+    return _statistics(f"{row}.count", lambda name: f"{row}.{name}", slots_due=f"{row}.slots_due")
 
 
 def _statistics(count: str, element: Callable[[str], str], *, slots_due: str) -> Mapping[str, str]:
@@ -66,10 +66,10 @@ def _statistics(count: str, element: Callable[[str], str], *, slots_due: str) ->
     }
 
 
-def sketch_of(position: str) -> str:
-    """SQL: the sketch of a series from the rollup row `r`, the sketch row `k` and its `among.places` in that.
+def sketch_of(low: str, high: str) -> str:
+    """SQL: the sketch of a series with these extremes from the sketch row `k` and its `among.places` in that.
 
     A block's arrays are in the order of their positions, so those of one series are a slice of them.
     """
     slices = (f"k.{name}[among.places[1]:among.places[cardinality(among.places)]]" for name in ("keys", "counts"))
-    return f"ROW({', '.join(slices)}, r.min[{position}], r.max[{position}])::{SCHEMA}.series_sketch"
+    return f"ROW({', '.join(slices)}, {low}, {high})::{SCHEMA}.series_sketch"
