@@ -194,15 +194,16 @@ def create_views(connection: Connection) -> None:
             name=tier.name,
             ladder=tier.ladder,
             built_from=tuple(_lineage(tier, installation)),
-            lateness_seconds=installation.lateness.total_seconds(),
+            lateness=installation.lateness,
+            span=tier.spans.length if tier.spans is not None else None,
         )
         for tier in installation.tiers
     ]
     for view in of_tiers:
         views.create_tier_view(connection, view)
-        views.create_sketch_view(connection, tier_id=view.tier_id, name=view.name)
+        views.create_sketch_view(connection, view)
     views.create_rollup_views(connection, of_tiers)
-    ranges = [TierRange(view.tier_id, view.ladder) for view in of_tiers]
+    ranges = [TierRange(view.tier_id, view.ladder, view.span) for view in of_tiers]
     settings = RangeSettings(installation.lateness, installation.lookback)
     range_functions.create_range_functions(connection, ranges, settings)
     reader_role.renew_grants(connection)

@@ -12,8 +12,18 @@ from datetime import timedelta
 
 from aggregator.storage.range_sums import total
 from aggregator.storage.range_times import LAST_INSTANT
+from aggregator.storage.sealed_reading import sealed_points
+from aggregator.storage.sealed_views import is_final
 from aggregator.storage.selector_functions import selected_series
-from aggregator.storage.statistic_columns import average, deviation, given, rate, slots_due_of, statistics_of
+from aggregator.storage.statistic_columns import (
+    average,
+    deviation,
+    given,
+    rate,
+    slots_due_of,
+    statistics_at,
+    statistics_of,
+)
 from aggregator.storage.tables import SCHEMA
 
 RAW = "raw"
@@ -21,6 +31,10 @@ EXACT = "exact"
 REGROUPED = "regrouped"
 #: Outputs of rules have no samples: where samples are read, their rollups of the finest tier are.
 _OUTPUTS = "outputs"
+# Beside what is open there is what is sealed. Where intervals are put together from both, one function reads both.
+_SEALED = "sealed"
+_SEALED_OUTPUTS = "sealed_outputs"
+_MIXED = "mixed"
 #: Columns of a point and their types. `group_id`: equal where metric and labels are, if they are grouped.
 COLUMNS = {
     "time": "timestamptz",
@@ -49,22 +63,57 @@ class RangeSettings:
     lookback: timedelta
 
 
+@dataclass(frozen=True)
+class _Branch:
+    """A function that is called for a form.
+
+    `for_sealed`: only where the plan expects sealed rows in the range, or only where it does not. `condition`: SQL that
+    is looked at when the plan is executed, and not when it is made.
+    """
+
+    form: str
+    function: str
+    for_sealed: bool | None = None
+    condition: str = "true"
+
+    def call(self, by: str) -> str:
+        """SQL: the call, with what it is for in columns before it, constants that PostgreSQL compares as it plans."""
+        tier = f"{SCHEMA}.{'range_rollup_tier' if self.form == RAW and self.function != RAW else 'range_tier'}($2, $4)"
+        for_sealed = "NULL::boolean" if self.for_sealed is None else str(self.for_sealed).lower()
+        return (
+            f"SELECT '{self.form}' AS form, {for_sealed} AS for_sealed, f.* FROM"  # noqa: S608 - text of our own
+            f" (SELECT * FROM {SCHEMA}.range_{self.function}($1, $2, $3, $4, {tier}, {by}) OFFSET 0) AS f"
+            f" WHERE {self.condition}"
+        )
+
+
+_HAS_SEALED = f"{SCHEMA}.range_has_sealed($2, $4)"
+#: A plan that expects no sealed rows may be older than some: when it is executed, it asks again (`late_functions`).
+_BRANCHES = (
+    _Branch(EXACT, EXACT),
+    _Branch(EXACT, _SEALED, for_sealed=True),
+    _Branch(EXACT, f"{_SEALED}_late", for_sealed=False, condition=_HAS_SEALED),
+    _Branch(REGROUPED, REGROUPED, for_sealed=False, condition=f"NOT {_HAS_SEALED}"),
+    _Branch(REGROUPED, _MIXED, for_sealed=True),
+    _Branch(REGROUPED, f"{_MIXED}_late", for_sealed=False, condition=_HAS_SEALED),
+    _Branch(RAW, RAW),
+    _Branch(RAW, _OUTPUTS),
+    _Branch(RAW, _SEALED_OUTPUTS, for_sealed=True),
+    _Branch(RAW, f"{_SEALED_OUTPUTS}_late", for_sealed=False, condition=_HAS_SEALED),
+)
+
+
 def points(columns: str, *, by: str) -> str:
     """SQL: these columns of the points, from the function of the form that is meant.
 
     The form stands beside each branch as a constant, and the function behind OFFSET 0: PostgreSQL then leaves out the
     other branches before it has put their functions' text in place, and reads none of it.
     """
-    tier, rollup_tier = (f"{SCHEMA}.{name}($2, $4)" for name in ("range_tier", "range_rollup_tier"))
-    branches = ((EXACT, EXACT, tier), (REGROUPED, REGROUPED, tier), (RAW, RAW, tier), (RAW, _OUTPUTS, rollup_tier))
-    forms = " UNION ALL ".join(
-        f"SELECT '{form}' AS form, f.* FROM (SELECT * FROM {SCHEMA}.range_{function}"  # noqa: S608 - text of our own
-        f"($1, $2, $3, $4, {read}, {by}) OFFSET 0) AS f"
-        for form, function, read in branches
-    )
+    forms = " UNION ALL ".join(branch.call(by) for branch in _BRANCHES)
     return (
         f"SELECT {columns} FROM ({forms}) AS points"  # noqa: S608 - as above
         f" WHERE form = {SCHEMA}.range_form($2, $4) AND {SCHEMA}.range_check($2, $3, $4)"
+        f" AND (for_sealed IS NULL OR for_sealed = {SCHEMA}.range_expects_sealed($2, $4))"
     )
 
 
@@ -72,22 +121,34 @@ def point_functions(settings: RangeSettings) -> tuple[str, ...]:
     """Statements for the functions, one for each form."""
     bodies = {
         EXACT: own_series() + _exact(),
-        REGROUPED: own_series() + _regrouped(settings),
+        _SEALED: own_series() + _sealed(settings),
+        REGROUPED: own_series() + _regrouped(settings, _open_elements()),
+        _MIXED: own_series() + _regrouped(settings, _all_elements()),
         RAW: own_series() + _raw(settings),
         _OUTPUTS: own_series(where="is_output") + _exact(),
+        _SEALED_OUTPUTS: own_series(where="is_output") + _sealed(settings),
     }
+    inlined = (_function(form, "sql", body) for form, body in bodies.items())
+    late = (_function(f"{form}_late", "plpgsql", late_call(form)) for form in (_SEALED, _MIXED, _SEALED_OUTPUTS))
+    return *inlined, *late
+
+
+def _function(form: str, language: str, body: str) -> str:
     returned = ", ".join(f'"{name}" {type_}' for name, type_ in COLUMNS.items())
-    return tuple(
-        f"""
+    return f"""
 CREATE OR REPLACE FUNCTION {SCHEMA}.range_{form}(
     selector text, start timestamptz, finish timestamptz, interval_ms bigint, tier_id smallint, by text[])
 RETURNS TABLE ({returned})
-LANGUAGE sql STABLE PARALLEL SAFE AS $$
+LANGUAGE {language} STABLE PARALLEL SAFE AS $$
     {body}
 $$
 """
-        for form, body in bodies.items()
-    )
+
+
+def late_call(form: str) -> str:
+    """The same as a function of a form, planned when it is called: the plan around it knows nothing of it."""
+    call = f"SELECT * FROM {SCHEMA}.range_{form}($1, $2, $3, $4, $5, $6)"  # noqa: S608 - as above
+    return f"BEGIN RETURN QUERY EXECUTE '{call}' USING $1, $2, $3, $4, $5, $6; END"
 
 
 def own_series(*, where: str = "true") -> str:
@@ -118,13 +179,14 @@ def end_of(instant: str, *, tier: str = _TIER) -> str:
     return f"{SCHEMA}.range_end({tier}, {instant}, $4)"
 
 
-def start_of_row() -> str:
-    """SQL (timestamptz): the start of the interval that a row belongs to, without a call where lengths are fixed."""
+def start_of_row(of: str = "") -> str:
+    """SQL (timestamptz): the start of the interval that a row belongs to, without a call where lengths are fixed.
+
+    `of`: the alias of the row and a dot.
+    """
     length_ms = f"{SCHEMA}.range_length_ms({_TIER}, $4)"
-    return (
-        f"CASE WHEN {length_ms} IS NULL THEN {start_of('time')}"
-        f" ELSE date_bin(make_interval(secs => {length_ms} / 1000.0), time, {SCHEMA}.interval_origin({length_ms})) END"
-    )
+    bins = f"make_interval(secs => {length_ms} / 1000.0), {of}time, {SCHEMA}.interval_origin({length_ms})"
+    return f"CASE WHEN {length_ms} IS NULL THEN {start_of(f'{of}time')} ELSE date_bin({bins}) END"
 
 
 def own_blocks(view: str, columns: str, *, since: str, until: str) -> str:
@@ -166,20 +228,61 @@ def _exact() -> str:
     """  # noqa: S608 - as above
 
 
+def _sealed(settings: RangeSettings) -> str:
+    """The same of what is sealed."""
+    statistics = ", ".join(statistics_at("v").values())
+    final = is_final("v.time", step="v.step", dirty="v.dirty", lateness=settings.lateness)
+    own = _OWN.replace("own.", "v.")
+    found = sealed_points(f"{_OWN}, s.tier, s.dirty", tier=_TIER, since=start_of("$2", interval_ms="1"), until="$3")
+    return f"""
+    SELECT v.time, {own}, {statistics}, {final}, v.tier, v.m2, v.slots_due::float8
+    FROM ({found}) AS v
+    WHERE v.count > 0
+    """  # noqa: S608 - as above
+
+
 _MERGED = ("sum", "min", "max", "first", "last", "m2", "increase", "covered")
 
 
-def _regrouped(settings: RangeSettings) -> str:
+def _open_elements() -> str:
+    """The numbers of each series in each bucket of the range, and the interval that it belongs to."""
+    rows = own_blocks(
+        "block_rollups", f"*, {start_of_row()} AS start", since=start_of("$2"), until=end_of(LAST_INSTANT)
+    )
+    elements = ", ".join(f"{given(f'r.{name}', 'own.position')} AS {name}" for name in _MERGED)
+    return f"""
+    SELECT r.start, r.time, own.series_id, r.count[own.position] AS count, {elements},
+        {slots_due_of("r", "own.position")} AS slots_due, r.shard_id, r.built_from, r.tier
+    FROM ({rows}) AS r JOIN own ON own.block_id = r.block_id
+    WHERE r.count[own.position] > 0
+    """  # noqa: S608 - as above
+
+
+def _all_elements() -> str:
+    """The same of both forms, in the order of time: the last bits of a sum depend on the order of its parts."""
+    columns = "own.series_id, s.shard_id, s.built_from, s.tier"
+    found = sealed_points(columns, tier=_TIER, since=start_of("$2"), until=end_of(LAST_INSTANT))
+    elements = ", ".join(f"v.{name}" for name in _MERGED)
+    return f"""
+    SELECT * FROM (
+        {_open_elements()}
+        UNION ALL
+        SELECT {start_of_row("v.")}, v.time, v.series_id, v.count, {elements},
+            v.slots_due, v.shard_id, v.built_from, v.tier
+        FROM ({found}) AS v
+        WHERE v.count > 0
+    ) AS both_forms
+    ORDER BY start, series_id, time
+    """  # noqa: S608 - as above
+
+
+def _regrouped(settings: RangeSettings, elements: str) -> str:
     """The rows of the tier put together, for intervals of several buckets; none of them is cut.
 
     What is sorted are numbers (OFFSET 0), not whole blocks. An interval is final when its end is past lateness and
     nothing in it is dirty.
     """
     finish = end_of("g.start")
-    rows = own_blocks(
-        "block_rollups", f"*, {start_of_row()} AS start", since=start_of("$2"), until=end_of(LAST_INSTANT)
-    )
-    elements = ", ".join(f"{given(f'r.{name}', 'own.position')} AS {name}" for name in _MERGED)
     return f"""
     SELECT g.start, {_OWN}, g.count::integer, g.sum, {average("g.sum", "g.count")}, g.min, g.max, g.first, g.last,
         {deviation("g.m2", "g.count")}, g.increase, {rate("g.increase", "g.covered")},
@@ -194,10 +297,7 @@ def _regrouped(settings: RangeSettings) -> str:
             sum(slots_due)::float8 / count(*) * {SCHEMA}.range_buckets({_TIER}, $4) AS slots_due,
             min(shard_id) AS shard_id, min(built_from) AS built_from, min(tier) AS tier
         FROM (
-            SELECT r.start, r.time, own.series_id, r.count[own.position] AS count, {elements},
-                {slots_due_of("r", "own.position")} AS slots_due, r.shard_id, r.built_from, r.tier
-            FROM ({rows}) AS r JOIN own ON own.block_id = r.block_id
-            WHERE r.count[own.position] > 0
+            {elements}
             OFFSET 0
         ) AS elements
         GROUP BY start, series_id

@@ -22,10 +22,11 @@ LAST_INSTANT = f"{SCHEMA}.instant_before($3)"
 
 @dataclass(frozen=True)
 class TierRange:
-    """A tier that a range can be read from."""
+    """A tier that a range can be read from. `span`: the length of its sealed rows; None where it is not sealed."""
 
     tier_id: int
     ladder: Ladder
+    span: timedelta | None = None
 
     @property
     def step_ms(self) -> int:
@@ -145,16 +146,23 @@ INTERVALS = (_INSTANT_BEFORE, _ORIGIN, _START, _END, _DAY_START, _FIRST_DAY, _LO
 def tier_functions(tiers: Sequence[TierRange]) -> list[str]:
     """Statements for the functions that know the tiers: steps, and where their intervals lie.
 
-    `range_length_ms` is NULL for a tier whose intervals differ in length.
+    `range_length_ms` is NULL for a tier whose intervals differ in length; `range_span`, the start of the span that
+    holds an instant, for one that is not sealed.
     """
     buckets = f"{SCHEMA}.range_buckets(tier_id, interval_ms)"
     steps = {tier.tier_id: str(tier.step_ms) for tier in tiers}
     counts = {tier_id: f"greatest((interval_ms + {step} - 1) / {step}, 1)" for tier_id, step in steps.items()}
     lengths = {tier.tier_id: tier.interval(buckets) for tier in tiers if not tier.ladder.is_calendar}
     raw = "greatest(interval_ms, 1)"
+    spans = {
+        tier.tier_id: f"date_bin('{tier.span.total_seconds()} s', at, '1970-01-01T00:00:00Z')"
+        for tier in tiers
+        if tier.span is not None
+    }
     return [
         _by_tier("range_step_ms(tier_id smallint)", "bigint", steps, raw="0"),
         _by_tier("range_buckets(tier_id smallint, interval_ms bigint)", "bigint", counts, raw="1"),
+        _by_tier("range_span(tier_id smallint, at timestamptz)", "timestamptz", spans, raw="NULL"),
         _by_tier("range_length_ms(tier_id smallint, interval_ms bigint)", "bigint", lengths, raw=raw),
         *(
             _by_tier(

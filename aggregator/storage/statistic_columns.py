@@ -6,7 +6,7 @@ that small counts as 0, a rate that large as infinite. NaN is what a kind lacks,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from aggregator.storage.tables import SCHEMA
 
@@ -41,11 +41,19 @@ def slots_due_of(row: str, position: str) -> str:
 
 def statistics_of(row: str, position: str) -> Mapping[str, str]:
     """SQL by column: the statistics of the series at a position of the rollup row with the alias `row`."""
-    count = f"{row}.count[{position}]"
+    return _statistics(
+        f"{row}.count[{position}]",
+        lambda name: given(f"{row}.{name}", position),
+        slots_due=slots_due_of(row, position),
+    )
 
-    def element(name: str) -> str:
-        return given(f"{row}.{name}", position)
 
+def statistics_at(row: str) -> Mapping[str, str]:
+    """SQL by column: the same from a row with one series' own numbers in columns of their names, NULL for NaN."""
+    return _statistics(f"{row}.count", lambda name: f"{row}.{name}", slots_due=f"{row}.slots_due")
+
+
+def _statistics(count: str, element: Callable[[str], str], *, slots_due: str) -> Mapping[str, str]:
     return {
         "count": count,
         "sum": element("sum"),
@@ -54,14 +62,14 @@ def statistics_of(row: str, position: str) -> Mapping[str, str]:
         "stddev": deviation(element("m2"), count),
         "increase": element("increase"),
         "rate": rate(element("increase"), element("covered")),
-        "completeness": f"least(1, {count}::float8 / nullif({slots_due_of(row, position)}, 0))",
+        "completeness": f"least(1, {count}::float8 / nullif({slots_due}, 0))",
     }
 
 
-def sketch_of(position: str) -> str:
-    """SQL: the sketch of a series from the rollup row `r`, the sketch row `k` and its `among.places` in that.
+def sketch_of(low: str, high: str) -> str:
+    """SQL: the sketch of a series with these extremes from the sketch row `k` and its `among.places` in that.
 
     A block's arrays are in the order of their positions, so those of one series are a slice of them.
     """
     slices = (f"k.{name}[among.places[1]:among.places[cardinality(among.places)]]" for name in ("keys", "counts"))
-    return f"ROW({', '.join(slices)}, r.min[{position}], r.max[{position}])::{SCHEMA}.series_sketch"
+    return f"ROW({', '.join(slices)}, {low}, {high})::{SCHEMA}.series_sketch"

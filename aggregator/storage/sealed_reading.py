@@ -1,0 +1,58 @@
+"""SQL that reads sealed rollups in the ways of `metric_range`: the rows of a range, and the points in them."""
+
+from __future__ import annotations
+
+from aggregator.storage.sealed_columns import OWN, element
+from aggregator.storage.tables import SCHEMA
+
+#: What a clock gives to those who read; when a sample was the last one is for others.
+SHARED_READ = ("count", "slots_due", "covered")
+
+
+def sealed_points(columns: str, *, tier: str, since: str, until: str) -> str:
+    """SQL: what is sealed of series of `own` from the bucket `since` to before `until`, a row for each point.
+
+    It has `columns`, of `own` and of the sealed row `s`; and `time`, `step` and the numbers. OFFSET 0: a row is
+    unpacked once, and what nobody asks for is not; the times in a span are made once for all series (Memoize). Every
+    place is BETWEEN 0 AND 32767, but without that PostgreSQL expects 1,000 in each row, and compiles what it would only
+    do for millions (JIT). Uses indexes sealed_pkey and clock_pkey.
+    """
+    within = f"span >= {SCHEMA}.range_span({tier}, {since}) AND span < {until}"
+    return f"""
+    SELECT {columns}, p.time, c.step, {elements_at("s", "c", "p.place")}
+    FROM own
+    CROSS JOIN LATERAL (
+        SELECT * FROM {SCHEMA}.sealed_rollups
+        WHERE tier_id = {tier} AND block_id = own.block_id AND position = own.position AND {within}
+        OFFSET 0
+    ) AS s
+    CROSS JOIN LATERAL (
+        SELECT * FROM {SCHEMA}.sealed_clocks
+        WHERE tier_id = {tier} AND block_id = own.block_id AND span = s.span AND clock = s.clock AND {within}
+        OFFSET 0
+    ) AS c
+    CROSS JOIN LATERAL (
+        SELECT place, s.span + place * c.step AS time
+        FROM generate_series({_places(since, until)}) AS place
+        WHERE place BETWEEN 0 AND 32767
+        OFFSET 0
+    ) AS p
+    OFFSET 0
+    """  # noqa: S608 - text of our own
+
+
+def _places(since: str, until: str) -> str:
+    """SQL: the first and the last place of a row `s`, whose clock is `c`, in the range."""
+    step = "extract(epoch FROM c.step)"
+    first, end = (f"ceil(extract(epoch FROM {at} - s.span) / {step})::integer" for at in (since, until))
+    return f"greatest(0, {first}), least(c.buckets, {end}) - 1"
+
+
+def elements_at(own: str, clock: str, place: str) -> str:
+    """SQL: the numbers of a series at a place from 0 of its unpacked row and of its clock, each under its name.
+
+    A NaN is NULL, as everywhere for readers.
+    """
+    whole = ", ".join(f"{element(clock, name, place)}::integer AS {name}" for name in ("count", "slots_due"))
+    doubles = {"covered": clock, **dict.fromkeys(OWN, own)}
+    return whole + "".join(f", nullif({element(row, name, place)}, 'NaN') AS {name}" for name, row in doubles.items())
