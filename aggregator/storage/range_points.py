@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from aggregator.storage.range_sums import total
 from aggregator.storage.range_times import LAST_INSTANT
+from aggregator.storage.sealed_sample_sql import SPAN
 from aggregator.storage.selector_functions import selected_series
 from aggregator.storage.statistic_columns import average, deviation, given, rate, slots_due_of, statistics_of
 from aggregator.storage.tables import SCHEMA
@@ -251,6 +252,7 @@ def _raw(settings: RangeSettings) -> str:
                 FROM {SCHEMA}.samples
                 WHERE series_id = ANY (ARRAY(SELECT series_id FROM own))
                     AND time >= {start_of("$2")} - {lookback} AND time < {end_of(LAST_INSTANT)}
+                    AND span > {start_of("$2")} - {lookback} - {SPAN} AND span < {end_of(LAST_INSTANT)}
                 WINDOW before AS (PARTITION BY series_id ORDER BY time)
             ) AS ordered
             WHERE time >= {start_of("$2")}

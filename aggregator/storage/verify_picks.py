@@ -90,8 +90,9 @@ def pick_buckets(connection: Connection, installation: Installation, *, size: in
         rows = _some_rows(connection, tier.partitions, _ROLLUPS, size=share, within=within)
         picks.update(Pick(shard_id, tier.id, bucket) for shard_id, bucket in rows)
     for tier in installation.finest:
-        rows = _some_rows(connection, SAMPLES, _FRAMES, size=share, within=within)
-        picks.update(Pick(shard_id, tier.id, tier.ladder.start_of(at)) for shard_id, at in rows)
+        for partitioned, statement in ((SAMPLES, _FRAMES), (SEALED_SAMPLES[-1], _SEALED_FRAMES)):
+            rows = _some_rows(connection, partitioned, statement, size=share, within=within)
+            picks.update(Pick(shard_id, tier.id, tier.ladder.start_of(at)) for shard_id, at in rows)
     chosen = sorted(picks)
     return sorted(random.sample(chosen, size)) if len(chosen) > size else chosen
 
