@@ -11,7 +11,8 @@ from sqlalchemy import Connection, TextClause, bindparam, text, update
 
 from aggregator.storage import tables
 from aggregator.storage.catalog import Installation
-from aggregator.storage.partitions import SAMPLES, Partition, Partitioned, existing
+from aggregator.storage.partitions import SAMPLES, SEALED_SAMPLES, Partition, Partitioned, existing
+from aggregator.storage.sealed_sample_sql import SPAN, instants
 from aggregator.storage.tables import SCHEMA
 
 #: Pages to be read for each row that is wanted: a page may hold none of the rows that are asked for.
@@ -115,6 +116,22 @@ FROM (
 ) AS f JOIN aggregator.targets AS t ON t.id = f.target_id
 WHERE t.shard_id IS NOT NULL
 """
+# A clock has hundreds of instants: some of each, for there may be few clocks.
+_SEALED_FRAMES = f"""
+SELECT t.shard_id, picked.at
+FROM (
+    SELECT * FROM aggregator."{{name}}" TABLESAMPLE SYSTEM ({{percent}})
+    WHERE (:since IS NULL OR start > :since - {SPAN}) AND (:until IS NULL OR start < :until)
+    ORDER BY random() LIMIT :count
+) AS c JOIN aggregator.targets AS t ON t.id = c.target_id
+CROSS JOIN LATERAL (
+    SELECT p.at FROM (SELECT) AS one {instants("c")}
+    WHERE (:since IS NULL OR p.at >= :since) AND (:until IS NULL OR p.at < :until)
+    ORDER BY random() LIMIT 8
+) AS picked
+WHERE t.shard_id IS NOT NULL
+ORDER BY random() LIMIT :count
+"""  # noqa: S608 - text of our own
 
 
 def _some_rows(
