@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from datetime import datetime
 
 import numpy as np
 
 from aggregator.storage import tables
-from aggregator.storage.copying import Rows, encode, grouped, wire_instants
-from aggregator.storage.frame_columns import FrameColumns
+from aggregator.storage.copying import Rows, encode, grouped
+from aggregator.storage.frame_columns import FrameColumns, Integers
 
 _TABLE = tables.sample_frame
 #: The columns of what is written, and of what is read.
@@ -45,29 +44,32 @@ def decode_rows(data: memoryview) -> Iterator[Rows]:
     return grouped(data, _TABLE, READ, optional=("places",))
 
 
-def encode_frames(frames: FrameColumns, *, received_at: datetime) -> list[bytes]:
-    """Frames as COPY data with the columns of `WRITTEN`, each in the form that is smaller."""
+def encode_frames(frames: FrameColumns, received_at: Integers) -> list[bytes]:
+    """Frames as COPY data with the columns of `WRITTEN`, each in the form that is smaller.
+
+    `received_at`: of each frame, as on the wire; int64 of shape (n,).
+    """
+    return [encode(_TABLE, WRITTEN, rows) for rows in rows_of(frames, received_at)]
+
+
+def rows_of(frames: FrameColumns, received_at: Integers) -> Iterator[Rows]:
+    """Frames as they are stored, grouped by shape: rows of one shape have one layout."""
     if not len(frames):
-        return []
-    return [encode(_TABLE, WRITTEN, rows) for rows in _rows(frames, received_at=received_at)]
-
-
-def _rows(frames: FrameColumns, *, received_at: datetime) -> Iterator[Rows]:
-    """Frames grouped by shape: rows of one shape have one layout."""
+        return
     width = frames.place[np.cumsum(frames.size) - 1] + 1
     is_sparse = 2 * _ARRAY_BYTES + _SPARSE_BYTES * frames.size < _ARRAY_BYTES + _DENSE_BYTES * width
     shape = np.where(is_sparse, -frames.size, width)
     frames = frames.taken(order := np.argsort(shape, kind="stable"))
+    received_at = received_at[order]
     edges = np.flatnonzero(np.diff(shape[order], prepend=0, append=0))
     first_sample = np.append(0, np.cumsum(frames.size))
-    received = wire_instants([received_at])
     for begin, end in itertools.pairwise(edges.tolist()):
         here, samples = slice(begin, end), slice(first_sample[begin], first_sample[end])
         columns = {
             "target_id": frames.target_id[here],
             "map_id": frames.map_id[here],
             "at": frames.at[here],
-            "received_at": np.repeat(received, end - begin),
+            "received_at": received_at[here],
         }
         length = int(shape[order[begin]])
         place, value = frames.place[samples], frames.value[samples]

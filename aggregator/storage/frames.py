@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, Select, any_, delete, literal, select, text, tuple_
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import DateTime
+from sqlalchemy import Connection, select, text
 
 from aggregator.storage import tables
-from aggregator.storage.copying import (
-    copy_in,
-    copy_out,
-    from_wire_instant,
-    scalars,
-    wire_instants,
-)
+from aggregator.storage.copying import Rows, copy_out, from_wire_instant, wire_instants
 from aggregator.storage.frame_columns import FrameColumns, Integers, merge
-from aggregator.storage.frame_rows import READ, WRITTEN, decode_frames, decode_rows, encode_frames
+from aggregator.storage.frame_rows import decode_rows, rows_of
+from aggregator.storage.open_frames import Arrived, asked, delete_open, find_open, read_open, write_open
+from aggregator.storage.sample_forms import open_changed
+from aggregator.storage.sealed_frames import find_sealed, read_sealed
 from aggregator.storage.series import append_to_map, maps_of
-
-_TABLE = tables.sample_frame
-_TARGET = 'aggregator."sample_frame"'
-#: So many frames are asked for by name; of more, first their instants.
-_MOST_NAMED = 500
 
 
 @dataclass(frozen=True)
@@ -121,16 +110,19 @@ def write_columns(connection: Connection, frames: FrameColumns, *, received_at: 
 
     A frame that changes has arrived anew. The caller holds the partitions, and the targets' locks.
     """
-    stored = _stored(connection, frames)
+    sealed = find_sealed(connection, frames)
+    stored = (
+        FrameColumns.joined([find_open(connection, frames), sealed]) if len(sealed) else find_open(connection, frames)
+    )
     line = stored.find(frames)
     fresh = frames.only(line < 0)
     again = frames.only(line >= 0)
     merged = merge(_in_order_of(connection, stored.only(_is_in(line, len(stored))), again), again)
     changed = merged.frames.only(merged.changed)
-    _delete(connection, changed)
-    parts = encode_frames(fresh, received_at=received_at) + encode_frames(changed, received_at=received_at)
-    if parts:
-        copy_in(connection, _TARGET, WRITTEN, parts)
+    open_changed(connection, changed.only(sealed.find(changed) >= 0))
+    delete_open(connection, changed)
+    received = wire_instants([received_at])
+    write_open(connection, [Arrived(part, np.repeat(received, len(part))) for part in (fresh, changed)])
     differing: dict[int, int] = {}
     for target_id in np.unique(again.target_id[merged.differing > 0]):
         differing[int(target_id)] = int(merged.differing[again.target_id == target_id].sum())
@@ -192,77 +184,22 @@ def _moved_places(connection: Connection, before: int, after: int) -> Integers:
     return np.array([place_of[series_id] for series_id in maps[before]], dtype=np.int64)
 
 
-_SELECT = select(*(_TABLE.c[name] for name in READ))
-
-
-def _stored(connection: Connection, frames: FrameColumns) -> FrameColumns:
-    """The stored frames at the targets and instants of `frames`, and perhaps others. Uses index: sample_frame_pkey."""
-    if not len(frames):
-        return FrameColumns.nothing()
-    if len(frames) <= _MOST_NAMED:
-        return _read(connection, _named(_between(_SELECT, frames), frames))
-    # Nearly always none of many is there, or all are: a look at the instants tells.
-    standing = scalars(copy_out(connection, _between(_STANDING, frames)), _TABLE, _STANDING_NAMES).columns
-    none = np.zeros(len(standing["at"]), dtype=np.int64)
-    found = FrameColumns(standing["target_id"], none, standing["at"], none, none[:0], np.zeros(0)).in_order()
-    again = frames.only(found.find(frames) >= 0)
-    if 2 * len(again) >= len(found):
-        return _read(connection, _between(_SELECT, again)) if len(again) else again
-    chunks = [np.arange(begin, min(begin + _MOST_NAMED, len(again))) for begin in range(0, len(again), _MOST_NAMED)]
-    lines = np.arange(len(again))
-    parts = [again.only(np.isin(lines, chunk)) for chunk in chunks]
-    return FrameColumns.joined([_read(connection, _named(_between(_SELECT, part), part)) for part in parts])
-
-
-_STANDING_NAMES = ("target_id", "at")
-_STANDING = select(*(_TABLE.c[name] for name in _STANDING_NAMES))
-
-
-def _between(query: Select[Any], frames: FrameColumns) -> Select[Any]:
-    """All that is stored of the targets from the first to the last instant: partitions are pruned by a range."""
-    since, until = from_wire_instant(int(frames.at.min())), from_wire_instant(int(frames.at.max()))
-    target_ids = np.unique(frames.target_id).tolist()
-    return query.where(_TABLE.c.target_id.in_(target_ids), _TABLE.c.at.between(since, until))
-
-
-def _named(query: Select[Any], frames: FrameColumns) -> Select[Any]:
-    """Only what is stored of these very targets and instants."""
-    keys = zip(frames.target_id.tolist(), frames.at.tolist(), strict=True)
-    return query.where(
-        tuple_(_TABLE.c.target_id, _TABLE.c.at).in_([(target_id, from_wire_instant(at)) for target_id, at in keys])
-    )
-
-
-def _read(connection: Connection, query: Select[Any]) -> FrameColumns:
-    return decode_frames(copy_out(connection, query))
-
-
-def _delete(connection: Connection, frames: FrameColumns) -> None:
-    """Take out frames that are about to be written anew: an UPDATE of whole rows costs the same, and goes one by one.
-
-    Uses index: sample_frame_pkey.
-    """
-    for target_id in np.unique(frames.target_id).tolist():
-        at = frames.at[frames.target_id == target_id]
-        since, until = (from_wire_instant(int(edge)) for edge in (at.min(), at.max()))
-        instants = literal([from_wire_instant(one) for one in at.tolist()], ARRAY(DateTime(timezone=True)))
-        connection.execute(
-            delete(_TABLE).where(
-                _TABLE.c.target_id == target_id, _TABLE.c.at.between(since, until), _TABLE.c.at == any_(instants)
-            )
-        )
-
-
 def read_columns(
     connection: Connection, *, target_ids: Sequence[int], since: datetime, until: datetime
 ) -> FrameColumns:
-    """All frames of the targets in the half-open interval, as columns. Uses index: sample_frame_pkey."""
-    query = _SELECT.where(_TABLE.c.target_id.in_(target_ids), _TABLE.c.at >= since, _TABLE.c.at < until)
-    return _read(connection, query)
+    """All frames of the targets in the half-open interval, as columns.
+
+    None of its statements reads both forms: the caller holds the targets' locks, their shard's, the forms, or a
+    snapshot. Uses indexes: sample_frame_pkey, sample_sealed_pkey, sample_clock_pkey.
+    """
+    edges = {"since": since, "until": until}
+    sealed = read_sealed(connection, target_ids=target_ids, **edges)
+    opened = read_open(connection, target_ids=target_ids, **edges)
+    return FrameColumns.joined([sealed, opened]) if len(sealed) else opened
 
 
 def read_frames(connection: Connection, *, target_ids: Sequence[int], since: datetime, until: datetime) -> list[Frame]:
-    """All frames of the targets in the half-open interval, dense, oldest first. Uses index: sample_frame_pkey."""
+    """All frames of the targets in the half-open interval, dense, oldest first; as `read_columns`."""
     found = read_frames_as_stored(connection, target_ids=target_ids, since=since, until=until)
     return [frame.dense() for frame in found]
 
@@ -271,20 +208,15 @@ def read_frames_as_stored(
     connection: Connection, *, target_ids: Sequence[int], since: datetime, until: datetime
 ) -> list[Frame]:
     """As `read_frames`, but those that are stored sparse stay so: dense, thousands of them would not fit in memory."""
-    query = _SELECT.where(_TABLE.c.target_id.in_(target_ids), _TABLE.c.at >= since, _TABLE.c.at < until)
-    frames: list[Frame] = []
-    for rows in decode_rows(copy_out(connection, query)):
-        columns = rows.columns
-        places = columns["places"].astype(np.int64) - 1 if "places" in columns else itertools.repeat(None, len(rows))
-        frames.extend(
-            Frame(target_id, map_id, from_wire_instant(at), values, one)
-            for target_id, map_id, at, values, one in zip(
-                columns["target_id"].tolist(),
-                columns["map_id"].tolist(),
-                columns["at"].tolist(),
-                columns["values"],
-                places,
-                strict=True,
-            )
-        )
-    return sorted(frames, key=lambda frame: frame.at)
+    sealed = read_sealed(connection, target_ids=target_ids, since=since, until=until)
+    data = copy_out(connection, asked(target_ids, since, until))
+    rows = itertools.chain(rows_of(sealed, sealed.at), decode_rows(data))
+    return sorted(itertools.chain.from_iterable(map(_frames_of, rows)), key=lambda frame: frame.at)
+
+
+def _frames_of(rows: Rows) -> Iterator[Frame]:
+    columns = rows.columns
+    places = columns["places"].astype(np.int64) - 1 if "places" in columns else itertools.repeat(None, len(rows))
+    keys = (columns[name].tolist() for name in ("target_id", "map_id", "at"))
+    for target_id, map_id, at, values, one in zip(*keys, columns["values"], places, strict=True):
+        yield Frame(target_id, map_id, from_wire_instant(at), values, one)

@@ -23,6 +23,7 @@ from aggregator.storage import (
     reader_role,
     reader_views,
     rules,
+    sample_view,
     tables,
     views,
 )
@@ -185,7 +186,7 @@ def create_views(connection: Connection) -> None:
     """Make or renew the functions, and the views of all tiers that are published, whoever published them."""
     functions.create_functions(connection)
     create_selector_functions(connection)
-    views.create_samples_view(connection)
+    sample_view.create_samples_view(connection)
     reader_views.create_reader_views(connection)
     installation = catalog.read_installation(connection)
     of_tiers = [

@@ -13,6 +13,7 @@ from datetime import timedelta
 from aggregator.storage.range_sums import total
 from aggregator.storage.range_times import LAST_INSTANT
 from aggregator.storage.sealed_reading import sealed_points
+from aggregator.storage.sealed_sample_sql import SPAN
 from aggregator.storage.sealed_views import is_final
 from aggregator.storage.selector_functions import selected_series
 from aggregator.storage.statistic_columns import (
@@ -351,6 +352,7 @@ def _raw(settings: RangeSettings) -> str:
                 FROM {SCHEMA}.samples
                 WHERE series_id = ANY (ARRAY(SELECT series_id FROM own))
                     AND time >= {start_of("$2")} - {lookback} AND time < {end_of(LAST_INSTANT)}
+                    AND span > {start_of("$2")} - {lookback} - {SPAN} AND span < {end_of(LAST_INSTANT)}
                 WINDOW before AS (PARTITION BY series_id ORDER BY time)
             ) AS ordered
             WHERE time >= {start_of("$2")}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
+from sqlalchemy import Connection, Row, func, insert, select, text, update
 
 from aggregator.config.selector import Selector
 from aggregator.storage import tables
@@ -131,27 +131,6 @@ def scope_of(connection: Connection, selector: Selector) -> Scope:
     return Scope(shard_of_target, shard_of_block, frozenset(set(shard_of_target.values()) - others))
 
 
-# Uses index sample_frame_pkey, once for each target.
-_NEWEST_FRAME = text(
-    """
-    SELECT max(newest.at)
-    FROM unnest(CAST(:target_ids AS integer[])) AS asked (target_id)
-    CROSS JOIN LATERAL (
-        SELECT f.at FROM aggregator.sample_frame AS f
-        WHERE f.target_id = asked.target_id AND f.at >= :since AND f.at < :until
-        ORDER BY f.at DESC LIMIT 1
-    ) AS newest
-    """
-)
-
-
-def newest_frame(connection: Connection, scope: Scope, *, since: datetime, until: datetime) -> datetime | None:
-    """When the newest frame of any target in the half-open interval is; None where there is none."""
-    where = {"target_ids": list(scope.shard_of_target), "since": since, "until": until}
-    newest: datetime | None = connection.execute(_NEWEST_FRAME, where).scalar_one()
-    return newest
-
-
 # Uses index rollup_pkey, once for each block.
 _NEWEST_ROLLUP = text(
     """
@@ -173,24 +152,6 @@ def newest_rollup(
     where = {"block_ids": list(scope.shard_of_block), "tier_id": tier_id, "since": since, "until": until}
     newest: datetime | None = connection.execute(_NEWEST_ROLLUP, where).scalar_one()
     return newest
-
-
-# Uses index sample_frame_pkey.
-_FRAME_TIMES = text(
-    """
-    SELECT DISTINCT f.target_id, date_bin(:grain, f.at, CAST('1970-01-01T00:00Z' AS timestamptz)) AS at
-    FROM aggregator.sample_frame AS f
-    WHERE f.target_id = ANY (:target_ids) AND f.at >= :since AND f.at < :until
-    """
-).bindparams(bindparam("grain"))
-
-
-def frame_times(
-    connection: Connection, scope: Scope, *, grain: timedelta, since: datetime, until: datetime
-) -> list[tuple[int, datetime]]:
-    """Which targets have a frame at which times of the half-open interval, rounded down to multiples of `grain`."""
-    where = {"target_ids": list(scope.shard_of_target), "grain": grain, "since": since, "until": until}
-    return [(row.target_id, row.at) for row in connection.execute(_FRAME_TIMES, where)]
 
 
 def rollup_times(

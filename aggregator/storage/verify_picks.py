@@ -11,7 +11,8 @@ from sqlalchemy import Connection, TextClause, bindparam, text, update
 
 from aggregator.storage import tables
 from aggregator.storage.catalog import Installation
-from aggregator.storage.partitions import SAMPLES, Partition, Partitioned, existing
+from aggregator.storage.partitions import SAMPLES, SEALED_SAMPLES, Partition, Partitioned, existing
+from aggregator.storage.sealed_sample_sql import SPAN, instants
 from aggregator.storage.tables import SCHEMA
 
 #: Pages to be read for each row that is wanted: a page may hold none of the rows that are asked for.
@@ -90,8 +91,9 @@ def pick_buckets(connection: Connection, installation: Installation, *, size: in
         rows = _some_rows(connection, tier.partitions, _ROLLUPS, size=share, within=within)
         picks.update(Pick(shard_id, tier.id, bucket) for shard_id, bucket in rows)
     for tier in installation.finest:
-        rows = _some_rows(connection, SAMPLES, _FRAMES, size=share, within=within)
-        picks.update(Pick(shard_id, tier.id, tier.ladder.start_of(at)) for shard_id, at in rows)
+        for partitioned, statement in ((SAMPLES, _FRAMES), (SEALED_SAMPLES[-1], _SEALED_FRAMES)):
+            rows = _some_rows(connection, partitioned, statement, size=share, within=within)
+            picks.update(Pick(shard_id, tier.id, tier.ladder.start_of(at)) for shard_id, at in rows)
     chosen = sorted(picks)
     return sorted(random.sample(chosen, size)) if len(chosen) > size else chosen
 
@@ -114,6 +116,22 @@ FROM (
 ) AS f JOIN aggregator.targets AS t ON t.id = f.target_id
 WHERE t.shard_id IS NOT NULL
 """
+# A clock has hundreds of instants: some of each, for there may be few clocks.
+_SEALED_FRAMES = f"""
+SELECT t.shard_id, picked.at
+FROM (
+    SELECT * FROM aggregator."{{name}}" TABLESAMPLE SYSTEM ({{percent}})
+    WHERE (:since IS NULL OR start > :since - {SPAN}) AND (:until IS NULL OR start < :until)
+    ORDER BY random() LIMIT :count
+) AS c JOIN aggregator.targets AS t ON t.id = c.target_id
+CROSS JOIN LATERAL (
+    SELECT p.at FROM (SELECT) AS one {instants("c")}
+    WHERE (:since IS NULL OR p.at >= :since) AND (:until IS NULL OR p.at < :until)
+    ORDER BY random() LIMIT 8
+) AS picked
+WHERE t.shard_id IS NOT NULL
+ORDER BY random() LIMIT :count
+"""  # noqa: S608 - text of our own
 
 
 def _some_rows(

@@ -1,4 +1,4 @@
-"""The views that people query: `samples`, and `metrics_<tier>` for every tier."""
+"""The views that people query: `metrics_<tier>` for every tier, and what functions read of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from sqlalchemy import Connection, text
 
 from aggregator.rollups.buckets import Ladder
 from aggregator.storage.bucket_ends import end_of_bucket
-from aggregator.storage.reader_views import KIND_OF_SERIES
 from aggregator.storage.sealed_columns import element
 from aggregator.storage.sealed_views import (
     SEALED_UNTIL,
@@ -171,29 +170,6 @@ SELECT
     r.start AS span
 """
 
-# A sparse frame lists the places that it has values of.
-_PLACE_IN_FRAME = "CASE WHEN f.places IS NULL THEN place.position ELSE array_position(f.places, place.position) END"
-
-# Uses indexes series_metric_idx, frame_maps_target_id_idx and the primary key of sample_frame.
-_SAMPLES_VIEW = """
-CREATE OR REPLACE VIEW {schema}.samples AS
-SELECT
-    f.at AS time,
-    s.metric,
-    s.labels,
-    s.labels ->> 'job' AS job,
-    s.labels ->> 'instance' AS instance,
-    f."values"[{place_in_frame}] AS value,
-    s.id AS series_id,
-    {kind} AS kind
-FROM {schema}.series AS s
-JOIN {schema}.frame_maps AS m ON m.target_id = s.target_id
-CROSS JOIN LATERAL (SELECT array_position(m.series_ids, s.id) AS position OFFSET 0) AS place
-JOIN {schema}.sample_frame AS f ON f.target_id = s.target_id AND f.map_id = m.id
-WHERE place.position IS NOT NULL
-    AND f."values"[{place_in_frame}] <> 'NaN'
-"""
-
 
 # OFFSET 0 makes the slice where the row is at hand, before a sort would carry whole blocks about. `rollup` comes first,
 # as for whoever drops partitions of both. Uses indexes series_metric_idx, sketch_pkey and rollup_pkey.
@@ -239,11 +215,6 @@ CROSS JOIN LATERAL (SELECT {count}::integer AS count, {sketch} AS sketch OFFSET 
 WHERE r.tier_id = {tier_id} AND c.tier_id = {tier_id} AND k.tier_id = {tier_id} AND among.places <> '{{}}'
     AND own.count > 0
 """
-
-
-def create_samples_view(connection: Connection) -> None:
-    """Make or renew the view `samples`."""
-    connection.execute(text(_SAMPLES_VIEW.format(schema=SCHEMA, place_in_frame=_PLACE_IN_FRAME, kind=KIND_OF_SERIES)))
 
 
 def create_tier_view(connection: Connection, view: TierView) -> None:

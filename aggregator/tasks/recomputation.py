@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from aggregator.config.selector import parse_selector
 from aggregator.stages.collect.marking import SETTLE
 from aggregator.stages.rollup import Rollup
-from aggregator.storage import added_tiers, catalog, ledger, recompute
+from aggregator.storage import added_tiers, catalog, ledger, recompute, recompute_frames
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.engine import Connection, Database
 from aggregator.storage.recompute import Kept, Request, Scope
@@ -161,7 +161,7 @@ class Window:
     ) -> Iterator[tuple[int, datetime, int | None]]:
         """Ended buckets that have frames, and those of rules that have inputs."""
         since, grain = self._since(tier), min(_GRAIN, tier.ladder.step)
-        frames = recompute.frame_times(connection, self.scope, grain=grain, since=since, until=self.end)
+        frames = recompute_frames.frame_times(connection, self.scope, grain=grain, since=since, until=self.end)
         found: set[tuple[int, datetime, int | None]] = set()
         for target_id, at in frames:
             shard_id = self.scope.shard_of_target[target_id]
@@ -219,7 +219,7 @@ def _levels(
     """The kept inputs from the finest on: the tier whose buckets they make, and when the newest unmarked one is."""
     since, until = request.since, request.marked_down_to
     for tier in installation.finest:
-        yield tier, recompute.newest_frame(connection, scope, since=since, until=until)
+        yield tier, recompute_frames.newest_frame(connection, scope, since=since, until=until)
         first = tier.ladder.start_of(since)
         yield tier, recompute.newest_input(connection, scope, tier_id=tier.id, since=first, until=until)
     for tier in installation.tiers:

@@ -98,7 +98,7 @@ def test_frames_are_found_by_target_and_instant(here: Samples, there: Samples) -
 def test_frames_come_back_from_the_wire_each_in_its_smaller_form(samples: Samples) -> None:
     frames = frames_of(samples)
     read: list[bytes] = []
-    for part in encode_frames(frames, received_at=NOW):
+    for part in encode_frames(frames, np.repeat(wire_instants([NOW]), len(frames))):
         for rows in grouped(memoryview(part + TRAILER), tables.sample_frame, WRITTEN, optional=("places",)):
             assert set(rows.columns.pop("received_at")) == set(wire_instants([NOW]))
             if "places" in rows.columns:

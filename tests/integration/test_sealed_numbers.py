@@ -1,0 +1,111 @@
+"""Whatever is sealed, and whenever: every column of every tier equals the oracle, and `verify` finds nothing wrong."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select, text
+
+from aggregator.rollups.buckets import from_milliseconds, milliseconds
+from aggregator.stages.collect.store import FrameStore
+from aggregator.stages.rollup import Rollup
+from aggregator.stages.verify import Range, Verify
+from aggregator.storage import catalog, partitions, sample_sealing, sealing, series, tables
+from aggregator.storage.bootstrap import bring_up
+from aggregator.storage.engine import Connection, Database
+from aggregator.storage.sealed_spans import SAMPLE_SPANS
+from tests.arrivals import Script, scripts
+from tests.effort import examples
+from tests.installation import settings_for
+from tests.scene import LATER, LEASE, Scene, roll_up_all
+from tests.sessions import session
+
+START = datetime(2026, 3, 1, 11, 50, tzinfo=UTC)
+#: What scripts have samples in.
+DAY = timedelta(days=1)
+NUMBERS = itertools.count()
+
+# A failing script may be long to print. It is printed all the same.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
+
+@pytest.fixture
+def database(database_url: str, tmp_path: Path) -> Iterator[Database]:
+    bring_up(database_url, settings_for(tmp_path), now=START)
+    with session(database_url) as made:
+        yield made
+
+
+def shards_of(connection: Connection, scene: Scene) -> list[int]:
+    table = tables.shards
+    return list(connection.execute(select(table.c.id).where(table.c.source_id.in_(scene.source_ids))).scalars())
+
+
+def seal_samples(database: Database, scene: Scene) -> int:
+    """Seal all samples, closed or not; gives how many."""
+    sealed, start = 0, SAMPLE_SPANS.bounds(START - DAY)[0]
+    while start < START + DAY:
+        for shard_id in database.run(partial(shards_of, scene=scene)):
+            work = partial(sample_sealing.seal_some, shard_id=shard_id, start=start, now=START)
+            while (some := database.run(work)) is not None:
+                sealed += some
+        start += SAMPLE_SPANS.length
+    return sealed
+
+
+def seal_rollups(database: Database, scene: Scene) -> None:
+    """Seal all rollups, closed or not."""
+    installation = database.run(catalog.read_installation)
+    for tier in installation.tiers:
+        if tier.spans is None:
+            continue
+        start, end = tier.spans.bounds(START - DAY)
+        while start < START + DAY:
+            for one in tier.sealed_partitions:
+                database.run(partial(partitions.ensure, partitioned=one, since=start, until=end))
+            for shard_id in database.run(partial(shards_of, scene=scene)):
+                work = partial(sealing.seal_some, tier=tier, shard_id=shard_id, start=start, now=START)
+                while database.run(work) is not None:
+                    pass
+            start, end = tier.spans.bounds(end)
+
+
+@settings(
+    max_examples=examples(6),
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    script=scripts(start_ms=milliseconds(START), conflicts=True),
+    seals=st.sets(st.integers(0, 40), max_size=4),
+)
+def test_rollups_of_sealed_samples_equal_the_oracle(database: Database, script: Script, seals: set[int]) -> None:
+    scene = Scene.make(database, script, name=f"s{next(NUMBERS)}")
+    store, rollup = FrameStore(database), Rollup(database, "test")
+    now = START
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(series, "CHURN_ALLOWANCE", script.churn_allowance)
+        for count, arrival in enumerate(script.arrivals):
+            now = max(now, from_milliseconds(arrival.at_ms))
+            scene.store(arrival, store, now=now)
+            if any(place == count for place, _, _ in script.roll_ups):
+                rollup.run(lambda now=now: now, budget=LEASE)
+            if count in seals:
+                seal_samples(database, scene)
+                seal_rollups(database, scene)
+        seal_samples(database, scene)
+        roll_up_all(rollup, now=now)
+    scene.assert_equals_oracle(database)
+    with database.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM aggregator.sample_frame")).scalar_one() == 0
+    report = Verify(database, "test").look(Range(START - DAY, now + DAY), clock=lambda: now + LATER)
+    assert report.mismatches == ()
+    assert report.rollups > 0
