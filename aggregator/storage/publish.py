@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from aggregator.config.duration import format_duration
@@ -159,7 +159,12 @@ def parents_of(connection: Connection, tiers: Sequence[Tier]) -> dict[str, Tier 
     return parent_of
 
 
-_HAS_ROLLUPS = select(tables.rollup.c.tier_id).where(tables.rollup.c.tier_id == tables.tiers.c.id).exists()
+_HAS_ROLLUPS = or_(
+    *(
+        select(form.c.tier_id).where(form.c.tier_id == tables.tiers.c.id).exists()
+        for form in (tables.rollup, tables.clock)
+    )
+)
 
 
 def refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None:

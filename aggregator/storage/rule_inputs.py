@@ -227,7 +227,8 @@ def rules_reading(connection: Connection, block_ids: Collection[int]) -> dict[in
     return {block_id: frozenset(shard_ids) for block_id, shard_ids in found.items()}
 
 
-# Uses index rollup_pkey at both ends of each block.
+# Uses indexes rollup_pkey and clock_pkey at both ends of each block. What a clock has may begin and end with buckets
+# without samples: the reach is then a span's length too long at most.
 _REACH = text(
     """
     SELECT min(reach.first) AS first, max(reach.last) AS last
@@ -235,6 +236,12 @@ _REACH = text(
     CROSS JOIN LATERAL (
         SELECT min(r.bucket) AS first, max(r.bucket) AS last FROM aggregator.rollup AS r
         WHERE r.tier_id = :tier_id AND r.block_id = own.block_id
+        UNION ALL
+        SELECT min(c.start), NULL FROM aggregator.clock AS c
+        WHERE c.tier_id = :tier_id AND c.block_id = own.block_id
+        UNION ALL
+        (SELECT NULL, c.start + (c.buckets - 1) * c.step_ms * interval '1 millisecond' FROM aggregator.clock AS c
+        WHERE c.tier_id = :tier_id AND c.block_id = own.block_id ORDER BY c.start DESC LIMIT 1)
     ) AS reach
     """
 )

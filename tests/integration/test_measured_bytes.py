@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
+from aggregator.stages.maintain import Maintain
 from aggregator.storage import sampled_pages
 from aggregator.storage.costs import layers_of
 from aggregator.storage.measured_bytes import Measured, Stored, measure
@@ -114,6 +115,42 @@ def test_what_each_source_takes_adds_up_to_all(installation: Installation) -> No
     assert found.bytes_of(first) + found.bytes_of(installation.source_id) == pytest.approx(
         sum(one.size_bytes for one in found.stored if one.items), abs=2
     )
+
+
+def test_what_is_sealed_counts_in_its_own_form(installation: Installation) -> None:
+    fill(installation, minutes=300, series=150)
+    before = {layer: counted(installation, layer) for layer in ("1m", "5m")}
+    Maintain(installation.database, "test").run(clock=lambda: installation.now)
+    found = measured(installation)
+    is_open, is_sealed = (of(found, "1m", form) for form in ("open", "sealed"))
+    assert is_open.items == pytest.approx(before["1m"] / 5, rel=NEAR)
+    assert is_sealed.items == pytest.approx(before["1m"] * 4 / 5, rel=NEAR)
+    assert is_sealed.size_bytes == size(installation, "sealed_1m", "clock_1m")
+    assert is_sealed.bytes_each == pytest.approx(is_sealed.filled_bytes / (before["1m"] * 4 / 5), rel=NEAR)
+    assert is_sealed.counted.share_of(installation.source_id) == 1
+    assert (of(found, "5m", "open").items, of(found, "5m", "sealed").items) == (
+        pytest.approx(before["5m"], rel=NEAR),
+        0,
+    )
+    layer = layers_of(installation.settings)[1]
+    assert found.prices([layer]).of(layer, "scripted").sealed == pytest.approx(is_sealed.bytes_each)
+
+
+def test_a_sealed_series_that_lacks_buckets_counts_only_those_that_it_has(installation: Installation) -> None:
+    installation.now = START + timedelta(hours=4)
+    (target,) = installation.targets(1)
+    whole, half = (series_key(name, 0, Kind.GAUGE) for name in ("whole", "half"))
+    samples = {
+        milliseconds(START) + 60_000 * minute: {whole: 1.0} | ({half: 2.0} if minute % 2 else {})
+        for minute in range(240)
+    }
+    installation.collect(target, samples)
+    installation.now += timedelta(hours=1)
+    installation.roll_up()
+    assert counted(installation, "1m") == 240 + 120
+    Maintain(installation.database, "test").run(clock=lambda: installation.now)
+    stored = of(measured(installation), "1m", "sealed")
+    assert (stored.items, stored.counted.is_exact) == (240 + 120, True)
 
 
 def test_a_partition_that_goes_meanwhile_is_no_error(installation: Installation) -> None:
