@@ -6,38 +6,55 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from aggregator.config.duration import format_duration
-from aggregator.config.estimate import ASSUMED_SERIES, Estimate, TierEstimate, estimate
+from aggregator.config.estimate import ASSUMED_SERIES
 from aggregator.config.load import load_settings
+from aggregator.errors import AggregatorError
 
 if TYPE_CHECKING:
+    from aggregator.cli.costs import Costing
     from aggregator.config.model import Settings
-
-_BYTES_PER_UNIT = 1_000
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+    from aggregator.storage.measured_bytes import Measured
 
 
 def check(context: typer.Context) -> None:
-    """Check the configuration; print each fault as file:line: field: message, or the estimated series and bytes."""
+    """Check the configuration; print each fault as file:line: field: message, or the expected series and bytes."""
     settings = load_settings(context.obj.config)
-    typer.echo("\n".join(_report(settings, estimate(settings))))
+    from aggregator.cli.costs import costing  # noqa: PLC0415 - a fault is told without SQLAlchemy
+
+    measured, why = _measured(settings)
+    costs = costing(settings, measured)
+    typer.echo("\n".join(_report(settings, costs, why)))
 
 
-def _report(settings: Settings, cost: Estimate) -> list[str]:
+def _measured(settings: Settings) -> tuple[Measured | None, str]:
+    """What the database has, or why it says nothing: the configuration is checked without one as well."""
+    from aggregator.config.servers import with_running_servers  # noqa: PLC0415 - as above
+    from aggregator.storage.measured_bytes import measure  # noqa: PLC0415 - as above
+    from aggregator.storage.reading import Reader  # noqa: PLC0415 - as above
+
+    try:
+        url = with_running_servers(settings).database_url
+        if url is None:
+            return None, "No database is configured here"
+        reader = Reader.connect(url.get_secret_value(), application="aggregator check")
+        try:
+            return reader.run(measure), ""
+        finally:
+            reader.dispose()
+    except AggregatorError as error:
+        return None, str(error)
+
+
+def _report(settings: Settings, costs: Costing, why: str) -> list[str]:
+    from aggregator.cli.costs import cost_table, source_table, summary_line  # noqa: PLC0415 - as above
+
     which = f"{settings.file} is right" if settings.file else "no configuration file: the defaults are in force"
-    assumed = ", ".join(f"{kind} {count}" for kind, count in ASSUMED_SERIES.items())
-    lines = [
-        which,
-        "",
-        *_table([("source", "kind", "targets", "series", "samples/s"), *_source_rows(cost)]),
-        "",
-        *_table([("tier", "step", "kept", "rollups", "bytes"), *map(_tier_row, cost.tiers)]),
-        "",
-        f"At steady state: {cost.series:,} series, {_size(cost.size_bytes)}.",
-        f"Assumed series of a target, before keep and drop: {assumed} (this service itself).",
-        "A host or command source without nodes is counted for one node; it runs on every live one.",
-    ]
-    if any(source.has_file_sd for source in cost.sources):
+    lines = [which, "", *source_table(costs), "", *cost_table(costs), "", summary_line(costs), *bytes_lines(costs, why)]
+    if any(source.name not in costs.known for source in costs.sources):
+        assumed = ", ".join(f"{kind} {count}" for kind, count in ASSUMED_SERIES.items())
+        lines.append(f"Assumed series of a target, before keep and drop: {assumed} (this service itself).")
+        lines.append("A host or command source without nodes is assumed on one node; it runs on every live one.")
+    if any(source.has_file_sd and source.name not in costs.known for source in costs.sources):
         lines.append("Targets that file_sd finds are not counted.")
     if settings.rules:
         names = ", ".join(rule.name for rule in settings.rules)
@@ -45,34 +62,14 @@ def _report(settings: Settings, cost: Estimate) -> list[str]:
     return lines
 
 
-def _source_rows(cost: Estimate) -> list[tuple[str, ...]]:
-    return [
-        (source.name, source.kind, f"{source.targets:,}", f"{source.series:,}", f"{source.samples_per_second:,.0f}")
-        for source in cost.sources
-    ]
-
-
-def _tier_row(tier: TierEstimate) -> tuple[str, ...]:
-    step = "" if tier.step is None else format_duration(tier.step)
-    return (tier.name, step, format_duration(tier.retention), f"{tier.rows:,}", _size(tier.size_bytes))
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest cell; all but the first are set to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-
-
-def _size(size_bytes: float) -> str:
-    """Bytes in the decimal unit in which they are below 1,000."""
-    for unit in _UNITS[:-1]:
-        if size_bytes < _BYTES_PER_UNIT:
-            return f"{size_bytes:.3g} {unit}"
-        size_bytes /= _BYTES_PER_UNIT
-    return f"{size_bytes:.3g} {_UNITS[-1]}"
+def bytes_lines(costs: Costing, why: str = "") -> list[str]:
+    """Where the bytes come from. `why`: for which reason nothing was measured."""
+    names = list(costs.prices.of_layer)
+    if names:
+        lines = [f"Bytes of {', '.join(names)} as measured in this database; others as in docs/storage.md."]
+    elif why:
+        lines = [f"{why}; bytes are those of docs/storage.md."]
+    else:
+        lines = ["This database has too little yet to measure; bytes are those of docs/storage.md."]
+    lines.append("Partitions are dropped whole, so data is kept for up to one partition longer than its retention.")
+    return lines

@@ -20,6 +20,7 @@ COMMANDS = (
     Command("up", "aggregator.cli.up", "up", "Run everything here: servers, beat, worker, exporter and web."),
     Command("init", "aggregator.cli.init", "init", "Write a commented sample configuration."),
     Command("check", "aggregator.cli.check", "check", "Check the configuration and estimate what it will store."),
+    Command("plan", "aggregator.cli.plan", "plan", "Show what this configuration would change in the database."),
     Command("db", "aggregator.cli.db", "app", "The database: its schema and its URL.", is_group=True),
     Command("collect", "aggregator.cli.collect", "collect", "Collect a source once, now."),
     Command("rollup", "aggregator.cli.rollup", "rollup", "Roll up what is due, now."),

@@ -51,6 +51,20 @@ _COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("since", "since"),
         ("reason", "because"),
     ),
+    "stored": (
+        ("tier", "stored of"),
+        ("form", "form"),
+        ("bytes", "bytes"),
+        ("items", "samples or rollups"),
+        ("bytes_each", "bytes each"),
+        ("is_estimate", "estimated"),
+    ),
+    "stored_of_sources": (
+        ("source", "stored of"),
+        ("series", "series"),
+        ("bytes", "bytes, estimated"),
+        ("bytes_each", "bytes each"),
+    ),
     "nodes": (
         ("name", "node"),
         ("last_seen", "last seen"),
@@ -120,4 +134,6 @@ def _cell(value: Any) -> str:  # noqa: ANN401 - what JSON can hold
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
     return f"{value:,.4g}" if isinstance(value, float) else str(value)

@@ -1,25 +1,16 @@
-"""How many series a configuration will have, and what they will take on disk, once every tier is full."""
+"""How many series and samples a configuration will have, as far as it tells."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aggregator.config.model import Settings
 from aggregator.config.source_model import BaseSource, CommandSource, HostSource, PrometheusSource
-
-if TYPE_CHECKING:
-    from datetime import timedelta
 
 #: What a target has besides its own series: up, scrape_duration_seconds, scrape_samples_scraped.
 SERIES_ABOUT_A_SCRAPE = 3
 #: How many series one target is assumed to have: nobody knows before the first scrape.
 ASSUMED_SERIES = {"prometheus": 1_000, "host": 150, "command": 5, "selftest": 12, "aggregator": 300}
-#: Measured (docs/architecture.md, "Bytes"): a raw sample, a rollup of the finest tier, and one of a tier whose open
-#: buckets are rewritten on pages that are left half empty for it.
-SAMPLE_BYTES = 10
-FINEST_ROLLUP_BYTES = 64
-COARSER_ROLLUP_BYTES = 128
 
 
 @dataclass(frozen=True)
@@ -35,48 +26,9 @@ class SourceEstimate:
     has_file_sd: bool
 
 
-@dataclass(frozen=True)
-class TierEstimate:
-    """One tier, or the samples, at steady state: `rows` values or rollups of one series each."""
-
-    name: str
-    step: timedelta | None
-    retention: timedelta
-    rows: int
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """All of a configuration; the samples come first in `tiers`, then the tiers from the finest."""
-
-    sources: tuple[SourceEstimate, ...]
-    tiers: tuple[TierEstimate, ...]
-
-    @property
-    def series(self) -> int:
-        """Series of all sources."""
-        return sum(source.series for source in self.sources)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of samples and all tiers."""
-        return sum(tier.size_bytes for tier in self.tiers)
-
-
-def estimate(settings: Settings) -> Estimate:
-    """What the settings will cost, with assumed series for each target and before `keep` and `drop`."""
-    sources = tuple(_source(source, settings) for source in settings.sources)
-    samples = round(sum(source.samples_per_second for source in sources) * settings.sample_retention.total_seconds())
-    raw = TierEstimate("samples", None, settings.sample_retention, samples, samples * SAMPLE_BYTES)
-    series = sum(source.series for source in sources)
-    ordered = sorted(settings.tiers, key=lambda tier: tier.step)
-    tiers = []
-    for place, tier in enumerate(ordered):
-        rollups = series * (tier.retention // tier.step)
-        size_bytes = rollups * (COARSER_ROLLUP_BYTES if place else FINEST_ROLLUP_BYTES)
-        tiers.append(TierEstimate(tier.name, tier.step, tier.retention, rollups, size_bytes))
-    return Estimate(sources, (raw, *tiers))
+def estimate(settings: Settings) -> tuple[SourceEstimate, ...]:
+    """What the settings will collect, with assumed series for each target and before `keep` and `drop`."""
+    return tuple(_source(source, settings) for source in settings.sources)
 
 
 def _source(source: BaseSource, settings: Settings) -> SourceEstimate:

@@ -49,6 +49,8 @@ def render_page(status: Document, summaries: Sequence[Document]) -> Response:
         _section("Machines", ("Instance", "CPU busy", "Load", "Memory used", "Fullest disk"), _glances(status)),
         _section("Sources", ("Source", "Kind", "Interval", "Up", "Series", "Last success", "Missed"), _sources(status)),
         _section("Tiers", ("Tier", "Step", "Newest bucket", "Lag", "Backfill lag", "Backlog"), _tiers(status)),
+        _section("Stored", ("Tier", "Form", "Bytes", "Samples or rollups", "Bytes each"), _stored(status)),
+        _section("Stored of each source", ("Source", "Series", "Bytes", "Bytes each"), _stored_of_sources(status)),
         *(_summary(summary, as_of) for summary in summaries),
         _section("Nodes", ("Node", "Last seen", "Configuration", "Version"), _nodes(status)),
         _section("Targets", ("Source", "Instance", "State", "Since", "Last error"), _targets(status)),
@@ -112,6 +114,21 @@ def _tiers(status: Document) -> Iterable[_Row]:
         lags = (_seconds(tier["lag_seconds"]), _seconds(tier["backfill_lag_seconds"]))
         step = _seconds(tier["step_seconds"])
         yield _text(tier["name"]), step, _mark(not tier["stale"], newest), *lags, f"{tier['backlog']:,}"
+
+
+def _stored(status: Document) -> Iterable[_Row]:
+    """Both forms of a tier as far as anything is in them."""
+    for one in status["stored"]:
+        if one["items"]:
+            about = "about " if one["is_estimate"] else ""
+            held = f"{about}{one['items']:,}"
+            yield _text(one["tier"]), _text(one["form"]), f"{one['bytes']:,}", held, _number(one["bytes_each"])
+
+
+def _stored_of_sources(status: Document) -> Iterable[_Row]:
+    for one in status["stored_of_sources"]:
+        each = ", ".join(f"{_text(where)} {_number(size)}" for where, size in one["bytes_each"].items())
+        yield _text(one["source"]), f"{one['series']:,}", f"about {one['bytes']:,}", each
 
 
 def _nodes(status: Document) -> Iterable[_Row]:

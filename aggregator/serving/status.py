@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import aggregator
+from aggregator.serving.stored import stored_lists
 from aggregator.storage.health_sources import NODE_GONE_AFTER, SourceHealth
 
 if TYPE_CHECKING:
@@ -61,7 +62,17 @@ class Status:
         return document
 
 
-_LISTS = ("sources", "targets", "tiers", "summaries", "nodes", "glance", "partitions_held")
+_LISTS = (
+    "sources",
+    "targets",
+    "tiers",
+    "summaries",
+    "nodes",
+    "glance",
+    "partitions_held",
+    "stored",
+    "stored_of_sources",
+)
 
 
 def is_source_stale(source: SourceHealth, *, now: datetime) -> bool:
@@ -169,6 +180,7 @@ def _lists(health: Health, now: datetime) -> dict[str, list[dict[str, Any]]]:
         "nodes": [{**asdict(node), "alive": is_node_alive(node, now=now)} for node in health.nodes],
         "glance": [asdict(glance) for glance in health.glance],
         "partitions_held": [asdict(held) for held in health.partitions_held],
+        **stored_lists(health.measured),
     }
 
 

@@ -56,6 +56,11 @@ def should_publish(connection: Connection, settings: Settings, *, config_hash: s
     publishes meanwhile.
     """
     publish.lock(connection)
+    return is_to_publish(connection, settings, config_hash=config_hash)
+
+
+def is_to_publish(connection: Connection, settings: Settings, *, config_hash: str) -> bool:
+    """As `should_publish`; somebody else may publish meanwhile."""
     table = tables.installation
     row = connection.execute(select(table.c.config_hash, table.c.published_by)).one_or_none()
     if row is None:

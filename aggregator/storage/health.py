@@ -23,6 +23,7 @@ from aggregator.storage.health_tables import partitions_end, table_bytes
 from aggregator.storage.health_tiers import Backlog, TierHealth, backlogs, newest_buckets, tiers_of
 from aggregator.storage.health_verify import Verification, last_verification
 from aggregator.storage.held_partitions import HeldPartitions, held_partitions
+from aggregator.storage.measured_bytes import Measured, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +78,8 @@ class Health:
     table_bytes: dict[str, int]
     #: What holds partitions past their retention.
     partitions_held: tuple[HeldPartitions, ...] = ()
+    #: What is stored, by tier, form and source; None: it was not measured.
+    measured: Measured | None = None
     #: What the newest verification said; None before the first.
     verification: Verification | None = None
 
@@ -95,12 +98,13 @@ class HealthReader:
         tiers = tiers_of(connection)
         newest: dict[int, datetime | None] = self._keep("newest", lambda: newest_buckets(connection, tiers, now=now))
         installation = connection.execute(select(tables.installation)).one_or_none()
+        series: dict[int, int] = self._keep("series", lambda: series_counts(connection))
         return Health(
             published_at=installation.published_at if installation else None,
             config_hash=installation.config_hash if installation else None,
             last_wake=connection.execute(select(func.max(tables.wakes.c.woken_at))).scalar_one(),
             first_slot=connection.execute(select(func.min(tables.shard_slots.c.first_slot))).scalar_one(),
-            sources=self._sources(connection, targets, now=now),
+            sources=self._sources(connection, targets, series, now=now),
             targets=targets,
             tiers=tuple(
                 TierHealth.of(tier, ledger.get(tier.id), newest_bucket=newest.get(tier.id), now=now) for tier in tiers
@@ -113,15 +117,18 @@ class HealthReader:
             partitions_end=self._keep("partitions", lambda: partitions_end(connection)),
             table_bytes=self._keep("bytes", lambda: table_bytes(connection), at_least_seconds=LONGEST_KEPT_SECONDS),
             partitions_held=held_partitions(connection),
+            measured=self._keep(
+                "stored", lambda: measure(connection, series=series), at_least_seconds=LONGEST_KEPT_SECONDS
+            ),
         )
 
     def _sources(
-        self, connection: Connection, targets: tuple[TargetHealth, ...], *, now: datetime
+        self, connection: Connection, targets: tuple[TargetHealth, ...], series: dict[int, int], *, now: datetime
     ) -> tuple[SourceHealth, ...]:
         return sources_of(
             connection,
             targets,
-            series=self._keep("series", lambda: series_counts(connection)),
+            series=series,
             last_success=self._keep("successes", lambda: last_successes(connection, now=now)),
             missed=slots_missed(connection, now=now),
         )

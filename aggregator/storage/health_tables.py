@@ -19,6 +19,7 @@ _PARTITIONS_END = text(
     LEFT JOIN pg_inherits AS inheritance ON inheritance.inhparent = parent.oid
     LEFT JOIN pg_class AS child ON child.oid = inheritance.inhrelid
     WHERE parent.relnamespace = to_regnamespace('aggregator') AND partitioned.partstrat = 'r'
+        AND parent.relname !~ '^((sealed|clock)_.*|sample_(sealed|clock))$'
     GROUP BY parent.relname
     ORDER BY parent.relname
     """
@@ -38,7 +39,10 @@ _TABLE_BYTES = text(
 
 
 def partitions_end(connection: Connection) -> dict[str, datetime | None]:
-    """Where the last partition of each table ends that is partitioned by time (tiers of `rollup` apart)."""
+    """Where the last partition of each table ends that is partitioned by time (tiers of `rollup` apart).
+
+    Sealed tables get theirs when something is sealed into them, and never ahead.
+    """
     return dict(connection.execute(_PARTITIONS_END).all())
 
 

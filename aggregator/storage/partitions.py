@@ -113,18 +113,21 @@ def _make_tier(connection: Connection, parent: str, child: str, *, column: str, 
 
 def ensure(connection: Connection, partitioned: Partitioned, *, since: datetime, until: datetime) -> int:
     """Make the partitions that hold the half-open interval; gives how many were missing."""
-    missing = [
-        start for start in _starts(partitioned, since, until) if not _exists(connection, partitioned.name(start))
-    ]
-    if not missing:
+    starts = missing(connection, partitioned, since=since, until=until)
+    if not starts:
         return 0
     connection.execute(_DDL_LOCK)
     made = 0
-    for start in missing:
+    for start in starts:
         if not _exists(connection, partitioned.name(start)):
             _make(connection, partitioned, start)
             made += 1
     return made
+
+
+def missing(connection: Connection, partitioned: Partitioned, *, since: datetime, until: datetime) -> list[datetime]:
+    """The starts of the partitions that the half-open interval lacks."""
+    return [start for start in _starts(partitioned, since, until) if not _exists(connection, partitioned.name(start))]
 
 
 def _starts(partitioned: Partitioned, since: datetime, until: datetime) -> Iterator[datetime]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from aggregator.config.duration import format_duration
@@ -29,6 +29,7 @@ from aggregator.storage import (
 )
 from aggregator.storage.catalog import Installation, TierEntry
 from aggregator.storage.claims import move_slots
+from aggregator.storage.partitions import Partitioned
 from aggregator.storage.publish_summaries import publish_summaries
 from aggregator.storage.quantiles import choose_sketched
 from aggregator.storage.range_points import RangeSettings
@@ -89,8 +90,7 @@ def _publish_sources(connection: Connection, sources: Sequence[Source], *, by: s
     for source in sources:
         values = {
             "kind": source.kind,
-            # What was not set stays unset: a default may be a better one in a later version.
-            "definition": {"kind": source.kind, **source.model_dump(mode="json", exclude_unset=True)},
+            "definition": definition_of(source),
             "interval_seconds": source.interval.total_seconds(),
             "offset_seconds": offset_of(source.name, source.interval).total_seconds(),
             "active": True,
@@ -105,13 +105,18 @@ def _publish_sources(connection: Connection, sources: Sequence[Source], *, by: s
         choose_sketched(connection, source_id, source.quantile_selectors())
 
 
+def definition_of(source: Source) -> dict[str, object]:
+    """What is stored of a source. What was not set stays unset: a default may be a better one in a later version."""
+    return {"kind": source.kind, **source.model_dump(mode="json", exclude_unset=True)}
+
+
 def _publish_tiers(connection: Connection, tiers: Sequence[Tier], *, now: datetime) -> None:
     names = [tier.name for tier in tiers]
     complete_since = _incomplete(connection, names, now=now)
     connection.execute(update(tables.tiers).where(tables.tiers.c.name.not_in(names)).values(active=False))
-    parent_of = _parents(connection, tiers)
+    parent_of = parents_of(connection, tiers)
     ids: dict[str, int] = {}
-    _refuse_other_buckets(connection, tiers)
+    refuse_other_buckets(connection, tiers)
     for tier in sorted(tiers, key=lambda tier: tier.step):
         parent = parent_of[tier.name]
         values: dict[str, object] = {
@@ -137,7 +142,7 @@ def _incomplete(connection: Connection, names: Sequence[str], *, now: datetime) 
     return {name: {"complete_since": now} for name in names if name not in active}
 
 
-def _parents(connection: Connection, tiers: Sequence[Tier]) -> dict[str, Tier | None]:
+def parents_of(connection: Connection, tiers: Sequence[Tier]) -> dict[str, Tier | None]:
     """The tier that each one is built from; None: from samples.
 
     One that has rollups stays with what it was built from: a tier that has just come has only the newest parts of its
@@ -155,10 +160,15 @@ def _parents(connection: Connection, tiers: Sequence[Tier]) -> dict[str, Tier | 
     return parent_of
 
 
-_HAS_ROLLUPS = select(tables.rollup.c.tier_id).where(tables.rollup.c.tier_id == tables.tiers.c.id).exists()
+_HAS_ROLLUPS = or_(
+    *(
+        select(form.c.tier_id).where(form.c.tier_id == tables.tiers.c.id).exists()
+        for form in (tables.rollup, tables.clock)
+    )
+)
 
 
-def _refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None:
+def refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None:
     """A tier that has rollups keeps its buckets: old and new ones would overlap, and count the same samples twice.
 
     One that has none yet may change, save for a step that takes partitions of another width: it has some already.
@@ -178,7 +188,8 @@ def _refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None
             raise UsageError(f"tier {tier.name} has partitions for rollups of {what}; give the new tier another name")
 
 
-def _ladder(tier: Tier) -> Ladder:
+def ladder_of(tier: Tier) -> Ladder:
+    """The buckets of a tier of the configuration."""
     return Ladder(tier.step, tier.timezone, months=tier.months)
 
 
@@ -225,17 +236,25 @@ def ensure_tiers(connection: Connection) -> None:
 
 def ensure_partitions(connection: Connection, settings: Settings, *, now: datetime) -> int:
     """Make the partitions from the oldest sample that is accepted to `AHEAD`; gives how many were missing."""
-    since = now - settings.sample_retention
-    made = partitions.ensure(connection, partitions.SAMPLES, since=since, until=now + AHEAD)
-    made += partitions.ensure(connection, partitions.COLLECTIONS, since=now, until=now + AHEAD)
-    parent_of = dict(connection.execute(select(tables.tiers.c.name, tables.tiers.c.parent_id)).all())
+    finest = set(connection.execute(select(tables.tiers.c.name).where(tables.tiers.c.parent_id.is_(None))).scalars())
     ensure_tiers(connection)
+    return sum(
+        partitions.ensure(connection, partitioned, since=since, until=now + AHEAD)
+        for partitioned, since in wanted_partitions(settings, finest, now=now)
+    )
+
+
+def wanted_partitions(
+    settings: Settings, finest: Collection[str], *, now: datetime
+) -> Iterator[tuple[Partitioned, datetime]]:
+    """What has to have partitions, and since when; `finest`: the names of the tiers that are built from samples."""
+    since = now - settings.sample_retention
+    yield partitions.SAMPLES, since
+    yield partitions.COLLECTIONS, now
     for tier in settings.tiers:
-        partitioned = partitions.rollup_partitions(tier.name, tier.step, is_finest=parent_of[tier.name] is None)
-        made += partitions.ensure(connection, partitioned, since=_ladder(tier).start_of(since), until=now + AHEAD)
-        sketches = partitions.sketch_partitions(partitioned)
-        made += partitions.ensure(connection, sketches, since=_ladder(tier).start_of(since), until=now + AHEAD)
-    return made
+        partitioned = partitions.rollup_partitions(tier.name, tier.step, is_finest=tier.name in finest)
+        for one in (partitioned, partitions.sketch_partitions(partitioned)):
+            yield one, ladder_of(tier).start_of(since)
 
 
 def find_source(connection: Connection, name: str) -> tuple[int, Source] | None:

@@ -26,18 +26,23 @@ def publish_summaries(connection: Connection, summaries: Sequence[Summary], *, n
     before = dict(connection.execute(select(stored.c.name, stored.c.definition).where(stored.c.active)).all())
     for summary in summaries:
         values: dict[str, Any] = {
-            # As for sources: what was not set stays unset.
-            "definition": summary.model_dump(mode="json", exclude_unset=True),
+            "definition": definition_of(summary),
             "refresh_seconds": summary.refresh.total_seconds(),
             "active": True,
         }
-        if not _asks_the_same(summary, before.get(summary.name)):
+        if not asks_the_same(summary, before.get(summary.name)):
             values |= {**_FORGOTTEN, "asked_at": now}
         statement = insert(stored).values(name=summary.name, **values)
         connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
 
 
-def _asks_the_same(summary: Summary, definition: Mapping[str, Any] | None) -> bool:
+def definition_of(summary: Summary) -> dict[str, Any]:
+    """What is stored of a summary. As for sources: what was not set stays unset."""
+    return summary.model_dump(mode="json", exclude_unset=True)
+
+
+def asks_the_same(summary: Summary, definition: Mapping[str, Any] | None) -> bool:
+    """Whether a stored definition asks the same question, so that its answer stays."""
     if definition is None:
         return False
     try:

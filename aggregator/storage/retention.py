@@ -51,6 +51,11 @@ def needs_of_rollups(installation: Installation, tier: TierEntry, *, written_sin
     return Needs("rollup", tier.id, waiting, reach, written_since)
 
 
+def is_past(partition: Partition, *, keep: timedelta, now: datetime) -> bool:
+    """Whether all of a partition is older than what is kept."""
+    return partition.end < now - keep
+
+
 @dataclass(frozen=True)
 class Held:
     """Why a partition past its retention has to stay: `cause` is a static word for `reason`."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sqlalchemy import ColumnElement, Connection, delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 
+from aggregator.config.selector import Selector
 from aggregator.exposition.series import Kind
 from aggregator.storage import rules, tables
 from aggregator.storage.blocks import BLOCK_SERIES, Grid
@@ -83,18 +84,27 @@ def find_inputs(connection: Connection, rule: RuleEntry, *, now: datetime) -> No
 
 def _selected(connection: Connection, rule: RuleEntry) -> Iterator[list[tuple[Placed, int]]]:
     """All series that a rule selects and that have a place, with their shards, by block; some at a time."""
-    series, targets = tables.series, tables.targets
-    matches = selected(rule.selector, metric=series.c.metric, labels=series.c.labels)
-    is_output = select(tables.rules.c.id).where(tables.rules.c.target_id == targets.c.id).exists()
+    series = tables.series
     statement = (
-        select(*_of_series(), targets.c.shard_id)
-        .join(targets, targets.c.id == series.c.target_id)
-        .where(matches, series.c.block_id.is_not(None), ~is_output)
+        select(*_of_series(), tables.targets.c.shard_id)
+        .join(*_TARGETS_OF_SERIES)
+        .where(*_is_input(rule.selector))
         .order_by(series.c.block_id, series.c.position)
     )
     options = {"stream_results": True, "max_row_buffer": _AT_ONCE}
     for rows in connection.execute(statement, execution_options=options).partitions(_AT_ONCE):
         yield [(_placed(*row[:-1]), row.shard_id) for row in rows]
+
+
+_TARGETS_OF_SERIES = (tables.targets, tables.targets.c.id == tables.series.c.target_id)
+
+
+def _is_input(selector: Selector) -> tuple[ColumnElement[bool], ...]:
+    """What a selector matches, has a place and is not made by a rule itself."""
+    series = tables.series
+    matches = selected(selector, metric=series.c.metric, labels=series.c.labels)
+    is_output = select(tables.rules.c.id).where(tables.rules.c.target_id == tables.targets.c.id).exists()
+    return matches, series.c.block_id.is_not(None), ~is_output
 
 
 def inputs_by_labels(connection: Connection, rule: RuleEntry) -> Inputs:
@@ -217,24 +227,48 @@ def rules_reading(connection: Connection, block_ids: Collection[int]) -> dict[in
     return {block_id: frozenset(shard_ids) for block_id, shard_ids in found.items()}
 
 
-# Uses indexes rule_inputs_rule_id_idx, blocks_shard_id_kind_idx, and rollup_pkey at both ends of each block.
+# Uses indexes rollup_pkey and clock_pkey at both ends of each block. What a clock has may begin and end with buckets
+# without samples: the reach is then a span's length too long at most.
 _REACH = text(
     """
     SELECT min(reach.first) AS first, max(reach.last) AS last
-    FROM (
-        SELECT i.block_id FROM aggregator.rule_inputs AS i WHERE i.rule_id = :rule_id
-        UNION ALL SELECT b.id FROM aggregator.blocks AS b WHERE b.shard_id = :shard_id
-    ) AS own
+    FROM unnest(CAST(:block_ids AS integer[])) AS own (block_id)
     CROSS JOIN LATERAL (
         SELECT min(r.bucket) AS first, max(r.bucket) AS last FROM aggregator.rollup AS r
         WHERE r.tier_id = :tier_id AND r.block_id = own.block_id
+        UNION ALL
+        SELECT min(c.start), NULL FROM aggregator.clock AS c
+        WHERE c.tier_id = :tier_id AND c.block_id = own.block_id
+        UNION ALL
+        (SELECT NULL, c.start + (c.buckets - 1) * c.step_ms * interval '1 millisecond' FROM aggregator.clock AS c
+        WHERE c.tier_id = :tier_id AND c.block_id = own.block_id ORDER BY c.start DESC LIMIT 1)
     ) AS reach
     """
 )
 
 
 def kept_reach(connection: Connection, rule: RuleEntry, *, tier_id: int) -> tuple[datetime, datetime] | None:
-    """The first and the last bucket of a tier that has rollups of any input or output; None where there is none."""
-    where = {"rule_id": rule.id, "shard_id": rule.shard_id, "tier_id": tier_id}
-    row = connection.execute(_REACH, where).one()
+    """The first and the last bucket of a tier that has rollups of any input or output; None where there is none.
+
+    Uses index: rule_inputs_rule_id_idx.
+    """
+    inputs = connection.execute(select(_TABLE.c.block_id).where(_TABLE.c.rule_id == rule.id)).scalars().all()
+    return reach_of(connection, [*inputs, *blocks_of_outputs(connection, rule)], tier_id=tier_id)
+
+
+def blocks_of_outputs(connection: Connection, rule: RuleEntry) -> list[int]:
+    """The blocks of what a rule has made so far. Uses index: blocks_shard_id_kind_idx."""
+    statement = select(tables.blocks.c.id).where(tables.blocks.c.shard_id == rule.shard_id)
+    return list(connection.execute(statement).scalars())
+
+
+def blocks_selected(connection: Connection, selector: Selector) -> list[int]:
+    """The blocks in which a rule of this selector would have inputs. Uses index: series_metric_idx."""
+    statement = select(tables.series.c.block_id).join(*_TARGETS_OF_SERIES).where(*_is_input(selector)).distinct()
+    return list(connection.execute(statement).scalars())
+
+
+def reach_of(connection: Connection, block_ids: Collection[int], *, tier_id: int) -> tuple[datetime, datetime] | None:
+    """The first and the last bucket of a tier that has rollups of any of these blocks; None where there is none."""
+    row = connection.execute(_REACH, {"block_ids": list(block_ids), "tier_id": tier_id}).one()
     return None if row.first is None else (row.first, row.last)

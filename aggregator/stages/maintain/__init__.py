@@ -140,7 +140,8 @@ class Maintain:
                     starts=[partition.start for partition in found],
                     before=now - FORGET_WRITES,
                 )
-                past += [(partitioned, partition, needs) for partition in found if partition.end < now - keep]
+                is_past = partial(retention.is_past, keep=keep, now=now)
+                past += [(partitioned, partition, needs) for partition in filter(is_past, found)]
             return past
 
         return self.database.run(read)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, insert, text, update
 
 from aggregator.serving.status import Server, Status
-from aggregator.storage import tables
+from aggregator.storage import catalog, partitions, tables
 from aggregator.storage.health import Health, HealthReader
 from tests.installation import Installation, settings_for
 from tests.integration.serving.conftest import Past, host_samples, host_target
@@ -166,6 +166,27 @@ def test_partitions_and_bytes_are_told_by_table(installation: Past, now: datetim
     assert all(end is not None and end > now + timedelta(days=1) for end in found.partitions_end.values())
     assert found.table_bytes["sample_frame"] > 0
     assert ended <= set(found.table_bytes)
+
+
+def test_sealed_tables_count_among_the_bytes_of_tables(installation: Past, now: datetime) -> None:
+    def make(connection: Connection) -> None:
+        finest = catalog.read_installation(connection).finest[0]
+        for one in (*finest.sealed_partitions, *partitions.SEALED_SAMPLES):
+            partitions.ensure(connection, one, since=now, until=now + timedelta(seconds=1))
+
+    installation.database.run(make)
+    found = health(installation, now)
+    assert min(found.table_bytes[name] for name in ("sealed_1m", "clock_1m", "sample_sealed", "sample_clock")) > 0
+
+
+def test_what_is_stored_is_told_by_tier_and_form_and_by_source(installation: Past, now: datetime) -> None:
+    document = Status(now, UP, health(installation, now)).document()
+    stored = {(one["tier"], one["form"]): one for one in document["stored"]}
+    assert len(stored) == 2 * 5
+    assert stored["samples", "open"]["items"] == 2 * 4 * 3 + 2 * 8
+    assert stored["1m", "open"]["bytes"] > 0
+    assert not any(one["is_estimate"] for one in stored.values())
+    assert {one["source"]: one["series"] for one in document["stored_of_sources"]} == {"scripted": 6, "host": 8}
 
 
 def test_costly_answers_are_kept_for_a_while(installation: Past, now: datetime) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 STATUS_FIELDS = {
     "as_of", "version", "ok", "problems", "servers", "sources", "targets", "tiers", "summaries", "nodes", "glance",
-    "partitions_held",
+    "partitions_held", "stored", "stored_of_sources",
 }  # fmt: skip
 FIELDS = {
     "sources": {
@@ -53,6 +53,8 @@ FIELDS = {
     "glance": {
         "instance", "cpu_busy_ratio", "load1", "memory_used_ratio", "disk_fullest_ratio", "disk_mountpoint",
     },
+    "stored": {"tier", "form", "bytes", "items", "bytes_each", "is_estimate"},
+    "stored_of_sources": {"source", "series", "bytes", "bytes_each"},
 }  # fmt: skip
 
 #: A second on an idle machine; what hangs takes at least twice as long on any.

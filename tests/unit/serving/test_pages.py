@@ -49,6 +49,11 @@ def status(text: str) -> dict[str, Any]:
                 "stale": True,
             }
         ],
+        "stored": [
+            {"tier": text, "form": text, "bytes": 5, "items": 2, "bytes_each": 2.5, "is_estimate": True},
+            {"tier": text, "form": text, "bytes": 5, "items": 0, "bytes_each": None, "is_estimate": False},
+        ],
+        "stored_of_sources": [{"source": text, "series": 3, "bytes": 7, "bytes_each": {text: 64.2}}],
         "nodes": [{"name": text, "last_seen": NOW, "config_hash": text, "version": text, "alive": True}],
         "glance": [
             {
