@@ -128,6 +128,8 @@ def test_what_is_sealed_counts_in_its_own_form(installation: Installation) -> No
     assert is_sealed.size_bytes == size(installation, "sealed_1m", "clock_1m")
     assert is_sealed.bytes_each == pytest.approx(is_sealed.filled_bytes / (before["1m"] * 4 / 5), rel=NEAR)
     assert is_sealed.counted.share_of(installation.source_id) == 1
+    assert 50 < (is_open.bytes_each or 0) < 100
+    assert is_open.empty_bytes == pytest.approx(is_open.filled_bytes * 4 / 5, rel=2 * NEAR)
     assert (of(found, "5m", "open").items, of(found, "5m", "sealed").items) == (
         pytest.approx(before["5m"], rel=NEAR),
         0,
