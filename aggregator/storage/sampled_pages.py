@@ -17,6 +17,8 @@ from aggregator.storage.tables import SCHEMA
 #: So many pages of a table are read, and so many rows of what is on them are unpacked.
 MOST_PAGES = 16
 MOST_ROWS = 96
+#: A frame has all values of a target: thousands.
+MOST_FRAMES = 40
 _UNDEFINED_TABLE = "42P01"
 
 
@@ -75,6 +77,7 @@ class Kind:
     items: str
     source_id: str
     joined: str = ""
+    most_rows: int = MOST_ROWS
 
 
 _SOURCE_OF_BLOCK = """(
@@ -92,7 +95,10 @@ SEALED_ROLLUPS = Kind(
     "JOIN aggregator.clock AS c USING (tier_id, block_id, start, clock)",
 )
 OPEN_SAMPLES = Kind(
-    "target_id, at", "(SELECT count(*) FROM unnest(r.values) AS one WHERE one <> 'NaN')", _SOURCE_OF_TARGET
+    "target_id, at",
+    "(SELECT count(*) FROM unnest(r.values) AS one WHERE one <> 'NaN')",
+    _SOURCE_OF_TARGET,
+    most_rows=MOST_FRAMES,
 )
 SEALED_SAMPLES = Kind(
     "target_id, map_id, start, place",
@@ -148,7 +154,7 @@ def _statement(kind: Kind, pages: Sequence[tuple[str, int]]) -> TextClause:
     )
     return text(
         f"WITH on_pages AS MATERIALIZED ({ranges}), r AS MATERIALIZED ("  # noqa: S608 - our own names
-        f" SELECT * FROM on_pages ORDER BY md5(concat_ws(' ', {kind.key})) LIMIT {MOST_ROWS})"
+        f" SELECT * FROM on_pages ORDER BY md5(concat_ws(' ', {kind.key})) LIMIT {kind.most_rows})"
         " SELECT (SELECT count(*) FROM on_pages) AS on_pages,"
         " (SELECT count(DISTINCT page) FROM on_pages) AS filled_pages,"
         f" {kind.source_id} AS source_id, {kind.items} AS items,"
