@@ -55,6 +55,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         ("tier", "stored of"),
         ("form", "form"),
         ("bytes", "bytes"),
+        ("empty_bytes", "of them empty"),
         ("items", "samples or rollups"),
         ("bytes_each", "bytes each"),
         ("is_estimate", "estimated"),

@@ -49,7 +49,7 @@ def render_page(status: Document, summaries: Sequence[Document]) -> Response:
         _section("Machines", ("Instance", "CPU busy", "Load", "Memory used", "Fullest disk"), _glances(status)),
         _section("Sources", ("Source", "Kind", "Interval", "Up", "Series", "Last success", "Missed"), _sources(status)),
         _section("Tiers", ("Tier", "Step", "Newest bucket", "Lag", "Backfill lag", "Backlog"), _tiers(status)),
-        _section("Stored", ("Tier", "Form", "Bytes", "Samples or rollups", "Bytes each"), _stored(status)),
+        _section("Stored", ("Tier", "Form", "Bytes", "Empty", "Samples or rollups", "Bytes each"), _stored(status)),
         _section("Stored of each source", ("Source", "Series", "Bytes", "Bytes each"), _stored_of_sources(status)),
         *(_summary(summary, as_of) for summary in summaries),
         _section("Nodes", ("Node", "Last seen", "Configuration", "Version"), _nodes(status)),
@@ -122,7 +122,8 @@ def _stored(status: Document) -> Iterable[_Row]:
         if one["items"]:
             about = "about " if one["is_estimate"] else ""
             held = f"{about}{one['items']:,}"
-            yield _text(one["tier"]), _text(one["form"]), f"{one['bytes']:,}", held, _number(one["bytes_each"])
+            sizes = f"{one['bytes']:,}", f"{one['empty_bytes']:,}"
+            yield _text(one["tier"]), _text(one["form"]), *sizes, held, _number(one["bytes_each"])
 
 
 def _stored_of_sources(status: Document) -> Iterable[_Row]:

@@ -26,6 +26,7 @@ def _layers(measured: Measured) -> Iterator[dict[str, Any]]:
             "tier": one.layer,
             "form": one.form,
             "bytes": one.size_bytes,
+            "empty_bytes": one.empty_bytes,
             "items": one.items,
             "bytes_each": one.bytes_each,
             "is_estimate": not one.counted.is_exact,

@@ -61,8 +61,13 @@ class Stored:
 
     @property
     def bytes_each(self) -> float | None:
-        """What one takes on disk; None where there is none."""
-        return self.filled_bytes / self.counted.items if self.counted.items else None
+        """What one takes on disk, without pages that are empty; None where there is none."""
+        return self.filled_bytes * self.counted.filled / self.counted.items if self.counted.items else None
+
+    @property
+    def empty_bytes(self) -> int:
+        """What is empty since its rows were sealed: it is used again, or goes with its partition."""
+        return round(self.filled_bytes * (1 - self.counted.filled))
 
     def bytes_of(self, source_id: int) -> float:
         """A source's part of it, by the rows that were looked at."""

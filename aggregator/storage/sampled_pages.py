@@ -17,6 +17,8 @@ from aggregator.storage.tables import SCHEMA
 #: So many pages of a table are read, and so many rows of what is on them are unpacked.
 MOST_PAGES = 16
 MOST_ROWS = 96
+#: A frame has all values of a target: thousands.
+MOST_FRAMES = 40
 _UNDEFINED_TABLE = "42P01"
 
 
@@ -39,10 +41,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Counted:
-    """How many samples or rollups there are, and which of those that were seen are whose; by source id."""
+    """How many samples or rollups there are, and which of those that were seen are whose; by source id.
+
+    `filled`: the part of the pages that has any row; what was sealed leaves empty ones behind.
+    """
 
     items: float
     is_exact: bool
+    filled: float = 0
     parts: Mapping[int, Part] = field(default_factory=dict)
 
     def share_of(self, source_id: int) -> float:
@@ -71,6 +77,7 @@ class Kind:
     items: str
     source_id: str
     joined: str = ""
+    most_rows: int = MOST_ROWS
 
 
 _SOURCE_OF_BLOCK = """(
@@ -79,14 +86,19 @@ _SOURCE_OF_BLOCK = """(
 )"""
 _SOURCE_OF_TARGET = "(SELECT t.source_id FROM aggregator.targets AS t WHERE t.id = r.target_id)"
 OPEN_ROLLUPS = Kind("block_id, bucket", "(SELECT count(*) FROM unnest(r.count) AS one WHERE one > 0)", _SOURCE_OF_BLOCK)
+_PRESENT = f"(SELECT count(*) FROM generate_series(0, c.buckets - 1) AS i WHERE {element('c', 'count', 'i')} > 0)"  # noqa: S608 - our own columns
 SEALED_ROLLUPS = Kind(
     "block_id, start, position",
-    f"(SELECT count(*) FROM generate_series(0, c.buckets - 1) AS i WHERE {element('c', 'count', 'i')} > 0)",  # noqa: S608 - our own columns
+    "CASE WHEN num_nonnulls(c.count_bytes, c.count_shorts, c.count_ints) = 0 AND c.count_base > 0 THEN c.buckets"
+    f" ELSE {_PRESENT} END",
     _SOURCE_OF_BLOCK,
     "JOIN aggregator.clock AS c USING (tier_id, block_id, start, clock)",
 )
 OPEN_SAMPLES = Kind(
-    "target_id, at", "(SELECT count(*) FROM unnest(r.values) AS one WHERE one <> 'NaN')", _SOURCE_OF_TARGET
+    "target_id, at",
+    "(SELECT count(*) FROM unnest(r.values) AS one WHERE one <> 'NaN')",
+    _SOURCE_OF_TARGET,
+    most_rows=MOST_FRAMES,
 )
 SEALED_SAMPLES = Kind(
     "target_id, map_id, start, place",
@@ -120,7 +132,8 @@ def count_items(connection: Connection, kind: Kind, leaves: Sequence[Leaf]) -> C
         parts[row.source_id] = Part(part.items + row.items, part.row_bytes + row.row_bytes)
     seen = sum(part.items for part in parts.values())
     items = seen / len(rows) * rows[0].on_pages * pages / len(chosen)
-    return Counted(items, is_exact=len(chosen) == pages and len(rows) == rows[0].on_pages, parts=parts)
+    is_exact = len(chosen) == pages and len(rows) == rows[0].on_pages
+    return Counted(items, is_exact, rows[0].filled_pages / len(chosen), parts)
 
 
 def pages_of(leaves: Sequence[Leaf], numbers: Sequence[int]) -> list[tuple[str, int]]:
@@ -136,12 +149,14 @@ def pages_of(leaves: Sequence[Leaf], numbers: Sequence[int]) -> list[tuple[str, 
 def _statement(kind: Kind, pages: Sequence[tuple[str, int]]) -> TextClause:
     """One range of TIDs for each page; then only some rows of them are unpacked, always the same."""
     ranges = " UNION ALL ".join(
-        f"SELECT * FROM {SCHEMA}.\"{name}\" WHERE ctid >= '({page},0)' AND ctid < '({page + 1},0)'"  # noqa: S608 - our own names
-        for name, page in pages
+        f"SELECT {place} AS page, * FROM {SCHEMA}.\"{name}\" WHERE ctid >= '({page},0)' AND ctid < '({page + 1},0)'"  # noqa: S608 - our own names
+        for place, (name, page) in enumerate(pages)
     )
     return text(
         f"WITH on_pages AS MATERIALIZED ({ranges}), r AS MATERIALIZED ("  # noqa: S608 - our own names
-        f" SELECT * FROM on_pages ORDER BY md5(concat_ws(' ', {kind.key})) LIMIT {MOST_ROWS})"
-        f" SELECT (SELECT count(*) FROM on_pages) AS on_pages, {kind.source_id} AS source_id, {kind.items} AS items,"
+        f" SELECT * FROM on_pages ORDER BY md5(concat_ws(' ', {kind.key})) LIMIT {kind.most_rows})"
+        " SELECT (SELECT count(*) FROM on_pages) AS on_pages,"
+        " (SELECT count(DISTINCT page) FROM on_pages) AS filled_pages,"
+        f" {kind.source_id} AS source_id, {kind.items} AS items,"
         f" pg_column_size(r.*) AS row_bytes FROM r {kind.joined}"
     )

@@ -6,14 +6,17 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, insert, text
 
+from aggregator.config.model import Tier
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
 from aggregator.stages.maintain import Maintain
-from aggregator.storage import sampled_pages
+from aggregator.storage import partitions, sampled_pages, tables
 from aggregator.storage.costs import layers_of
 from aggregator.storage.measured_bytes import Measured, Stored, measure
+from aggregator.storage.partitions import SEALED_SAMPLES
+from aggregator.storage.plan import make_plan
 from tests.installation import Installation, series_key
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -128,6 +131,8 @@ def test_what_is_sealed_counts_in_its_own_form(installation: Installation) -> No
     assert is_sealed.size_bytes == size(installation, "sealed_1m", "clock_1m")
     assert is_sealed.bytes_each == pytest.approx(is_sealed.filled_bytes / (before["1m"] * 4 / 5), rel=NEAR)
     assert is_sealed.counted.share_of(installation.source_id) == 1
+    assert 50 < (is_open.bytes_each or 0) < 100
+    assert is_open.empty_bytes == pytest.approx(is_open.filled_bytes * 4 / 5, rel=2 * NEAR)
     assert (of(found, "5m", "open").items, of(found, "5m", "sealed").items) == (
         pytest.approx(before["5m"], rel=NEAR),
         0,
@@ -151,6 +156,35 @@ def test_a_sealed_series_that_lacks_buckets_counts_only_those_that_it_has(instal
     Maintain(installation.database, "test").run(clock=lambda: installation.now)
     stored = of(measured(installation), "1m", "sealed")
     assert (stored.items, stored.counted.is_exact) == (240 + 120, True)
+
+
+def test_sealed_samples_count_as_their_clock_says(installation: Installation) -> None:
+    targets = installation.targets(2)
+
+    def work(connection: Connection) -> None:
+        for one in SEALED_SAMPLES:
+            partitions.ensure(connection, one, since=START, until=START + timedelta(hours=1))
+        for target in targets:
+            keys = {"target_id": target.id, "map_id": target.id, "start": START, "clock": 0}
+            at = {"at_base": 500.0, "at_divisor": 1.0, "at_ints": [0, 15_000, 30_000]}
+            connection.execute(insert(tables.sample_clock).values(**keys, **at, samples=3))
+            for place in range(1, 6):
+                connection.execute(insert(tables.sample_sealed).values(**keys, place=place, value_base=1.0))
+
+    installation.database.run(work)
+    stored = of(measured(installation), "samples", "sealed")
+    assert (stored.items, stored.counted.is_exact, stored.empty_bytes) == (2 * 5 * 3, True, 0)
+    assert stored.size_bytes == size(installation, "sample_sealed", "sample_clock")
+    assert stored.counted.share_of(installation.source_id) == 1
+    finer = Tier(name="10s", step=timedelta(seconds=10), retention=timedelta(days=2))
+    settings = installation.settings.model_copy(update={"tiers": (*installation.settings.tiers, finer)})
+    now = START + timedelta(hours=6)
+    (change,) = [
+        change
+        for change in installation.database.run(lambda connection: make_plan(connection, settings, now=now)).changes
+        if change.name == "10s"
+    ]
+    assert (change.buckets, change.since) == (4, START)
 
 
 def test_a_partition_that_goes_meanwhile_is_no_error(installation: Installation) -> None:

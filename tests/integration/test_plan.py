@@ -180,6 +180,32 @@ def test_a_shorter_retention_drops_what_the_next_maintain_then_drops(filled: Ins
     assert (later.drops, later.changes) == ((), ())
 
 
+def test_what_is_sealed_goes_as_planned_and_is_in_the_reach_of_rules(filled: Installation) -> None:
+    publish_it(filled, filled.settings)
+    maintain = Maintain(filled.database, "test")
+    maintain.run(clock=lambda: filled.now)
+    filled.now += 2 * HOUR  # the emptied open partition is dropped
+    maintain.run(clock=lambda: filled.now)
+    assert "rollup_1m_20260301" not in partitions_there(filled)
+    rules = (Rule(name="all:g", select="g", by=()),)
+    found = of(planned(filled, changed(filled, rules=rules)), "rule")["all:g"]
+    publish_it(filled, changed(filled, rules=rules))
+    assert len([tier for tier, _, _ in filled.marks() if tier == "1m"]) == found.buckets
+    assert found.since is not None
+    assert START - 4 * HOUR < found.since <= START
+    filled.roll_up()
+    settings = changed(filled, rules=rules, tiers=with_tiers(filled, of_1m=DAY), sample_retention=DAY)
+    filled.now += 2 * DAY
+    goes = [drop for drop in planned(filled, settings).drops if drop.layer == "1m"]
+    (sealed,) = [drop for drop in goes if drop.partition == "rollup_1m_20260301"]
+    assert (sealed.held, sealed.size_bytes > 0) == (None, True)
+    publish_it(filled, settings)
+    done = maintain.run(clock=lambda: filled.now)
+    assert done is not None
+    assert {drop.partition for drop in goes} <= set(done.partitions_dropped)
+    assert "sealed_1m_20260301" not in partitions_there(filled)
+
+
 def test_what_is_still_needed_is_planned_to_stay(filled: Installation) -> None:
     (target, _) = filled.targets(2)
     filled.collect_two(target, START + 2 * HOUR, g=5.0)
@@ -306,3 +332,13 @@ def test_check_counts_the_series_of_the_database_and_goes_without_one(
     told = capsys.readouterr().out
     assert "1,003  assumed" in told
     assert "PostgreSQL cannot be reached" in told
+
+
+@pytest.mark.usefixtures("logging_as_before", "environment")
+def test_status_shows_what_is_stored(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert run(["status"]) == 1
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "stored of form bytes of them empty samples or rollups bytes each estimated" in lines
+    assert any(line.startswith("1m open ") and " 720 " in line and line.endswith(" yes") for line in lines)
+    assert any(line.startswith("scripted 4 ") and "1m open" in line for line in lines)

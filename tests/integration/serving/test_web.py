@@ -53,7 +53,7 @@ FIELDS = {
     "glance": {
         "instance", "cpu_busy_ratio", "load1", "memory_used_ratio", "disk_fullest_ratio", "disk_mountpoint",
     },
-    "stored": {"tier", "form", "bytes", "items", "bytes_each", "is_estimate"},
+    "stored": {"tier", "form", "bytes", "empty_bytes", "items", "bytes_each", "is_estimate"},
     "stored_of_sources": {"source", "series", "bytes", "bytes_each"},
 }  # fmt: skip
 

@@ -50,8 +50,24 @@ def status(text: str) -> dict[str, Any]:
             }
         ],
         "stored": [
-            {"tier": text, "form": text, "bytes": 5, "items": 2, "bytes_each": 2.5, "is_estimate": True},
-            {"tier": text, "form": text, "bytes": 5, "items": 0, "bytes_each": None, "is_estimate": False},
+            {
+                "tier": text,
+                "form": text,
+                "bytes": 5,
+                "empty_bytes": 1,
+                "items": 2,
+                "bytes_each": 2.5,
+                "is_estimate": True,
+            },
+            {
+                "tier": text,
+                "form": text,
+                "bytes": 5,
+                "empty_bytes": 0,
+                "items": 0,
+                "bytes_each": None,
+                "is_estimate": False,
+            },
         ],
         "stored_of_sources": [{"source": text, "series": 3, "bytes": 7, "bytes_each": {text: 64.2}}],
         "nodes": [{"name": text, "last_seen": NOW, "config_hash": text, "version": text, "alive": True}],
