@@ -7,19 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from figures import connected
 from host_dump import HostDump
 from importing import whole
 from sqlalchemy import text
 
 from aggregator.rollups.statistics import Statistics
-from aggregator.storage import catalog, partitions
+from aggregator.storage import catalog, forms, partitions
 from aggregator.storage.blocks import BLOCK_SERIES, Grid
 from aggregator.storage.catalog import TierEntry
 from aggregator.storage.engine import Connection, Database
-from aggregator.storage.rollup_rows import Changed, Stored, TierRows, write_rollups
+from aggregator.storage.rollup_forms import seal, write_rollups
+from aggregator.storage.rollup_matrix import Stored
+from aggregator.storage.rollup_rows import Changed, TierRows
 
 HOSTS = 100
 METRIC = "node_load1"
+#: How old the newest rollups are.
+NEWEST = timedelta(hours=1)
 #: How far back each tier has rollups.
 LENGTHS = {"1m": timedelta(hours=28), "5m": timedelta(days=4), "1h": timedelta(days=32)}
 _BLOCKS = 32
@@ -48,7 +53,7 @@ def fill(url: str, directory: Path, until: datetime) -> None:
 
 def _fill_tier(connection: Connection, tier: TierEntry, until: datetime) -> None:
     first = tier.ladder.start_of(until - LENGTHS[tier.name])
-    last = tier.ladder.start_of(until - timedelta(hours=1))
+    last = tier.ladder.start_of(until - NEWEST)
     partitions.ensure(connection, tier.partitions, since=first, until=until)
     grid = _grid(connection)
     random = np.random.default_rng(1)
@@ -58,8 +63,44 @@ def _fill_tier(connection: Connection, tier: TierEntry, until: datetime) -> None
         level, rollups = _bucket(random, level, slots=_SLOTS_OF_A_MINUTE * (tier.ladder.step // timedelta(minutes=1)))
         changed.append(Changed(bucket, rollups, np.ones(len(grid.block_ids), dtype=np.bool_)))
         if len(changed) == _BUCKETS_AT_ONCE or bucket + tier.ladder.step >= last:
-            write_rollups(connection, TierRows(tier.id, tier.is_finest, grid), changed)
+            write_rollups(connection, TierRows(tier, grid), changed)
             changed = []
+
+
+def seal_all(url: str, until: datetime) -> None:
+    """Seal all of it, and drop the open partitions that have ended."""
+    database = Database.connect(url, application="benchmark")
+    try:
+        installation = database.run(catalog.read_installation)
+        for tier in installation.tiers:
+            if tier.name in LENGTHS and tier.spans is not None:
+                database.run(lambda connection, tier=tier: _seal_tier(connection, tier, until))
+    finally:
+        database.dispose()
+    with connected(url) as owner, owner.cursor() as cursor:
+        cursor.execute("VACUUM FULL")
+        cursor.execute("VACUUM ANALYZE")
+
+
+def _seal_tier(connection: Connection, tier: TierEntry, until: datetime) -> None:
+    if tier.spans is None:
+        return
+    grid = _grid(connection)
+    start, end = tier.spans.bounds(until - LENGTHS[tier.name])
+    while start < until:
+        for one in tier.sealed_partitions:
+            partitions.ensure(connection, one, since=start, until=end)
+        seal(connection, tier, grid=grid, start=start)
+        start, end = tier.spans.bounds(end)
+    forms.note_sealed(connection, tier.id, _shard(connection, grid), until=start, now=until)
+    for partition in partitions.existing(connection, tier.partitions):
+        if partition.end <= until:
+            partitions.drop_one(connection, tier.partitions, partition)
+
+
+def _shard(connection: Connection, grid: Grid) -> int:
+    statement = text("SELECT shard_id FROM aggregator.blocks WHERE id = :block_id")
+    return int(connection.execute(statement, {"block_id": int(grid.block_ids[0])}).scalar_one())
 
 
 def _bucket(random: np.random.Generator, level: Floats, *, slots: int) -> tuple[Floats, Stored]:

@@ -1,6 +1,6 @@
-"""The packing benchmark: what sealed rows (docs/adr/0017-sealed-rows.md) take and cost beside the rows of today.
+"""The packing benchmark: what sealed rows (docs/adr/0017-sealed-rows.md) take.
 
-    python benchmarks/packing.py [--recordings DIRECTORY] [--binaries DIRECTORY] [--span 240] [--no-reading]
+    python benchmarks/packing.py [--recordings DIRECTORY] [--binaries DIRECTORY] [--span 240]
 
 Packs random walks, and what `recorded.py` has recorded; in a server of its own, the embedded one or that of another
 directory of binaries. Everything lives in a temporary directory.
@@ -14,7 +14,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,8 @@ import numpy.typing as npt
 from bench_installation import temporary_home
 from figures import Connection, connected, value
 from packed_data import Kind, gauges, kinds
-from packed_reading import Tier, differing_points, make, make_series, queries, view_queries
 from packed_rows import differing_elements, pack_all, sample_rows, sealed_rows, spans, store, store_samples
 from packed_tables import Storage, total_bytes
-from reading import measure
 
 from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.embedded.wheels import postgres_binaries
@@ -101,49 +98,18 @@ def _forms(packed: Packed) -> npt.NDArray[np.int64]:
     return forms
 
 
-def report_reading(connection: Connection, *, span: int, rounds: int) -> None:
-    """Print the server time of ranges in both forms, and of views."""
-    make_series(connection)
-    minutes = Tier("1m", timedelta(minutes=1), buckets=1_440, span=span, fillfactor=100)
-    hours = Tier("1h", timedelta(hours=1), buckets=720, span=span, fillfactor=50)
-    for tier in (minutes, hours):
-        make(connection, tier, storage=Storage())
-        sizes = {name: total_bytes(connection, f"{name}_{tier.name}") for name in ("open", *_TABLES, "calendar")}
-        listed = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in sizes.items())
-        print(f"\n{tier.name}: {listed}; {differing_points(connection, tier)} points differ between the forms")
-    print(f"\n{'server time in ms, median':52} {'rows':>7} {'plan':>7} {'run':>8} {'all':>8}")
-    for label, tier, length in (
-        ("2 h", minutes, timedelta(hours=2)),
-        ("1 d", minutes, timedelta(days=1)),
-        ("30 d at 1h", hours, timedelta(days=30)),
-    ):
-        measured = queries(tier, length)
-        if tier is minutes and length < timedelta(days=1):
-            measured = {**measured, **view_queries(tier, length)}
-        for name, times in measure(connection, measured, rounds=rounds).items():
-            print(
-                f"{label + ', ' + name:52} {times.rows:7,} {times.planning:7.2f} {times.execution:8.2f}"
-                f" {times.total:8.2f}",
-                flush=True,
-            )
-
-
 def main() -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--recordings", type=Path, help="where recorded.py has put its files")
     parser.add_argument("--binaries", type=Path, help="the directory of another PostgreSQL's binaries")
     parser.add_argument("--span", type=int, default=240, help="buckets in a sealed row")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each query runs")
-    parser.add_argument("--no-reading", action="store_true", help="bytes only")
     arguments = parser.parse_args()
     with server(arguments.binaries or postgres_binaries()) as connection:
         version = value(connection, "SHOW server_version")
         print(f"load average {os.getloadavg()[0]:.1f}; PostgreSQL {version}; {arguments.span} buckets in a row")
         for kind in kinds(arguments.recordings):
             report_kind(connection, kind, span=arguments.span)
-        if not arguments.no_reading:
-            report_reading(connection, span=arguments.span, rounds=arguments.rounds)
 
 
 if __name__ == "__main__":

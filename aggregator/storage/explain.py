@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,8 +13,11 @@ from aggregator.config.selector import Selector
 from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import SlotGrid
 from aggregator.storage import tables
+from aggregator.storage.catalog import TierEntry
+from aggregator.storage.sealed_columns import OWN, WHOLE, element
 from aggregator.storage.sealed_sample_sql import SPAN, VALUE, received_at, samples
 from aggregator.storage.selecting import selected
+from aggregator.storage.stored_buckets import interval_of
 
 STATISTICS = ("count", "last_at", "sum", "min", "max", "first", "last", "m2", "increase", "covered")
 
@@ -79,7 +83,7 @@ def _series_entry(row: Row[tuple[object, ...]]) -> SeriesEntry:
 
 @dataclass(frozen=True)
 class StoredRollup:
-    """The rollup of one series in one bucket. `values`: by statistic, None where the row has no such array."""
+    """The rollup of one series in one bucket. `values`: by statistic, None where it is not known."""
 
     bucket: datetime
     slots_due: int
@@ -91,27 +95,53 @@ class StoredRollup:
         return int(self.values["count"] or 0)
 
 
+_OPEN = ", ".join(f'r."{name}"[:position] AS "{name}"' for name in STATISTICS)
+_ELEMENTS = ", ".join(
+    f'{element("r" if name in OWN else "c", name, "p.place")}{"::integer" if name in WHOLE else ""} AS "{name}"'
+    for name in STATISTICS
+)
 _ROLLUPS = text(
-    "SELECT r.bucket, coalesce(r.slots[:position], r.slots_due) AS slots_due, "  # noqa: S608 - names of our own columns
-    + ", ".join(f'r."{name}"[:position] AS "{name}"' for name in STATISTICS)
-    + " FROM aggregator.rollup AS r"
-    " WHERE r.tier_id = :tier_id AND r.block_id = :block_id AND r.bucket >= :since AND r.bucket < :until"
-    " AND r.count[:position] > 0 ORDER BY r.bucket"
+    f"""
+    SELECT * FROM (
+        SELECT r.bucket, coalesce(r.slots[:position], r.slots_due) AS slots_due, {_OPEN}
+        FROM aggregator.rollup AS r
+        WHERE r.tier_id = :tier_id AND r.block_id = :block_id AND r.bucket >= :since AND r.bucket < :until
+        UNION ALL
+        SELECT p.bucket, {element("c", "slots_due", "p.place")}::integer, {_ELEMENTS}
+        FROM aggregator.sealed AS r
+        JOIN aggregator.clock AS c
+            ON c.tier_id = r.tier_id AND c.block_id = r.block_id AND c.start = r.start AND c.clock = r.clock
+        CROSS JOIN LATERAL (
+            SELECT place, r.start + place * make_interval(secs => c.step_ms / 1000.0) AS bucket
+            FROM generate_series(0, c.buckets - 1) AS place
+        ) AS p
+        WHERE r.tier_id = :tier_id AND r.block_id = :block_id AND r.position = :position
+            AND r.start >= :first_span AND r.start < :until AND p.bucket >= :since AND p.bucket < :until
+    ) AS both_forms
+    WHERE count > 0 ORDER BY bucket
+    """  # noqa: S608 - names of our own columns
 )
 
 
 def read_rollups(
-    connection: Connection, series: SeriesEntry, *, tier_id: int, since: datetime, until: datetime
+    connection: Connection, series: SeriesEntry, tier: TierEntry, *, since: datetime, until: datetime
 ) -> list[StoredRollup]:
-    """The rollups of a series in a tier whose buckets start in the half-open interval. Uses index: rollup_pkey."""
+    """The rollups of a series in a tier whose buckets start in the half-open interval.
+
+    Uses indexes: rollup_pkey, sealed_pkey, clock_pkey.
+    """
     if series.block_id is None:
         return []
-    where = {"tier_id": tier_id, "block_id": series.block_id, "position": series.position}
-    rows = connection.execute(_ROLLUPS, {**where, "since": since, "until": until})
+    where = {"block_id": series.block_id, "position": series.position, **interval_of(tier, since=since, until=until)}
+    rows = connection.execute(_ROLLUPS, where)
     return [
-        StoredRollup(row.bucket, row.slots_due, {name: row._mapping[name] for name in STATISTICS})  # noqa: SLF001 - SQLAlchemy's public name
+        StoredRollup(row.bucket, row.slots_due, {name: _known(row._mapping[name]) for name in STATISTICS})  # noqa: SLF001 - SQLAlchemy's public name
         for row in rows
     ]
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
 @dataclass(frozen=True)

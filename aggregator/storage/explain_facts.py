@@ -80,7 +80,7 @@ def gather(connection: Connection, series: SeriesEntry, *, tier: TierEntry, at: 
     end = tier.ladder.end_of(start)
     below = tuple(_below(installation, tier))
     finest = below[-1] if below else tier
-    own = explain.read_rollups(connection, series, tier_id=tier.id, since=start, until=start + _MICROSECOND)
+    own = explain.read_rollups(connection, series, tier, since=start, until=start + _MICROSECOND)
     samples = explain.read_samples(connection, series, since=start, until=end)
     edge, edge_is_sample = _edge(connection, series, installation, finest, start=start)
     collections = explain.collections_of(connection, series, since=start - series.slots.offset, until=end)
@@ -122,7 +122,7 @@ def _below(installation: Installation, tier: TierEntry) -> Iterator[TierEntry]:
 
 def _level(connection: Connection, series: SeriesEntry, tier: TierEntry, *, start: datetime, end: datetime) -> Level:
     kept_since = catalog.dropped_before(connection, "rollup", tier_id=tier.id)
-    rollups = explain.read_rollups(connection, series, tier_id=tier.id, since=start, until=end)
+    rollups = explain.read_rollups(connection, series, tier, since=start, until=end)
     return Level(tier, kept_since, tuple(rollups))
 
 
@@ -134,7 +134,7 @@ def _edge(
     if (found := explain.last_sample(connection, series, since=since, until=start)) is not None:
         return found, True
     first = finest.ladder.start_of(since)
-    rollups = explain.read_rollups(connection, series, tier_id=finest.id, since=first, until=start)
+    rollups = explain.read_rollups(connection, series, finest, since=first, until=start)
     if not rollups:
         return None, False
     last = rollups[-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, text
 
 from aggregator.rollups.sketch import KEY_OF_INFINITY, KEY_OF_ONE, LARGEST_LOG, LOG_CENTRE, LOG_GAMMA, SMALLEST_LOG
+from aggregator.storage.sealed_reading import element_functions
 from aggregator.storage.tables import SCHEMA
 
 # A type has no CREATE OR REPLACE; the caller lets nobody else do this at the same time.
@@ -216,3 +217,5 @@ def create_functions(connection: Connection) -> None:
             half_of_logarithm=_HALF_OF_LOGARITHM,
         )
         connection.execute(text(filled.replace(":", "\\:")))
+    for statement in element_functions():
+        connection.execute(text(statement.replace(":", "\\:")))

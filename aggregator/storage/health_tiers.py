@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Row, bindparam, func, select, text
 
 from aggregator.storage import tables
+from aggregator.storage.sealed_spans import MOST_BUCKETS
+from aggregator.storage.stored_buckets import newest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,20 +103,20 @@ def backlogs(connection: Connection) -> dict[int, Backlog]:
 
 
 # Every collection, good or bad, writes `up`: its blocks have a row in every bucket, and there are few of them. Uses
-# indexes series_metric_idx and rollup_pkey; the tier and the instant stand in the text, so that planning prunes.
+# indexes series_metric_idx, rollup_pkey and clock_pkey; the tier and the instants stand in the text, so that planning
+# prunes.
 _NEWEST = text(
-    """
+    f"""
     SELECT max(newest.bucket)
     FROM (
         SELECT DISTINCT s.block_id FROM aggregator.series AS s WHERE s.metric = 'up' AND s.block_id IS NOT NULL
     ) AS reported
-    CROSS JOIN LATERAL (
-        SELECT r.bucket FROM aggregator.rollup AS r
-        WHERE r.tier_id = :tier_id AND r.block_id = reported.block_id AND r.bucket >= :since
-        ORDER BY r.bucket DESC LIMIT 1
-    ) AS newest
-    """
-).bindparams(bindparam("since", type_=tables.nodes.c.last_seen.type))
+    CROSS JOIN LATERAL ({newest_of("reported.block_id")}) AS newest
+    """  # noqa: S608 - text of our own
+).bindparams(*(bindparam(name, type_=tables.nodes.c.last_seen.type) for name in ("since", "until", "first_span")))
+
+
+_FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
 def newest_buckets(connection: Connection, tiers: Sequence[StoredTier], *, now: datetime) -> dict[int, datetime | None]:
@@ -125,8 +127,11 @@ def newest_buckets(connection: Connection, tiers: Sequence[StoredTier], *, now: 
 def _newest_bucket(connection: Connection, tier: StoredTier, *, now: datetime) -> datetime | None:
     """Looks into the newest partitions first, and into all only where these hold nothing."""
     recent = now - timedelta(seconds=3 * tier.step_seconds, days=1)
-    for since in (recent, datetime.min.replace(tzinfo=now.tzinfo)):
-        newest: datetime | None = connection.execute(_NEWEST, {"tier_id": tier.id, "since": since}).scalar_one()
+    ever = datetime.min.replace(tzinfo=now.tzinfo)
+    longest_span = timedelta(seconds=tier.step_seconds * MOST_BUCKETS)
+    for since, first_span in ((recent, recent - longest_span), (ever, ever)):
+        where = {"tier_id": tier.id, "since": since, "first_span": first_span, "until": _FOREVER}
+        newest: datetime | None = connection.execute(_NEWEST, where).scalar_one()
         if newest is not None:
             return newest
     return None

@@ -152,7 +152,7 @@ def parents_of(connection: Connection, tiers: Sequence[Tier]) -> dict[str, Tier 
     by_name = {tier.name: tier for tier in tiers}
     table, parent = tables.tiers, tables.tiers.alias()
     statement = select(table.c.name, parent.c.name.label("parent")).outerjoin(parent, parent.c.id == table.c.parent_id)
-    for row in connection.execute(statement.where(_HAS_ROLLUPS, table.c.name.in_(list(by_name)))):
+    for row in connection.execute(statement.where(HAS_ROLLUPS, table.c.name.in_(list(by_name)))):
         if row.parent is None:
             parent_of[row.name] = None
         elif (before := by_name.get(row.parent)) is not None and before.retention >= longest_bucket(by_name[row.name]):
@@ -160,7 +160,7 @@ def parents_of(connection: Connection, tiers: Sequence[Tier]) -> dict[str, Tier 
     return parent_of
 
 
-_HAS_ROLLUPS = or_(
+HAS_ROLLUPS = or_(
     *(
         select(form.c.tier_id).where(form.c.tier_id == tables.tiers.c.id).exists()
         for form in (tables.rollup, tables.clock)
@@ -173,9 +173,7 @@ def refuse_other_buckets(connection: Connection, tiers: Sequence[Tier]) -> None:
 
     One that has none yet may change, save for a step that takes partitions of another width: it has some already.
     """
-    stored = {
-        row.name: row for row in connection.execute(select(tables.tiers, _HAS_ROLLUPS.label("has_rollups"))).all()
-    }
+    stored = {row.name: row for row in connection.execute(select(tables.tiers, HAS_ROLLUPS.label("has_rollups"))).all()}
     for tier in tiers:
         before = stored.get(tier.name)
         if before is None or (before.step_seconds, before.timezone) == (tier.step.total_seconds(), tier.timezone):

@@ -11,8 +11,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from aggregator.config.selector import METRIC_NAME_LABEL, Matcher, Selector
 from aggregator.errors import UsageError
-from aggregator.storage import tables
+from aggregator.storage import catalog, tables
 from aggregator.storage.selecting import selected
+from aggregator.storage.stored_buckets import first_span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,18 +97,22 @@ def read_points(
 ) -> Iterator[Point]:
     """The rows of a tier, or of the samples, in the half-open interval, by series and time; read as they are used.
 
-    Samples have the one statistic `value`. Uses indexes: series_metric_idx, rollup_pkey, sample_frame_pkey.
+    Samples have the one statistic `value`. Uses indexes: series_metric_idx, rollup_pkey, sealed_pkey, clock_pkey,
+    sample_frame_pkey.
     """
     is_raw = tier == RAW
     names = ("value",) if is_raw else tuple(statistics)
     view = _view("samples" if is_raw else f"metrics_{tier}", names if is_raw else (*names, "completeness", "is_final"))
     c = view.c
+    inside = [c.time >= start, c.time < finish]
+    if not is_raw:
+        inside += [column("span") >= _first_span(connection, tier, start), column("span") < finish]
     statement = (
         select(view)
-        .where(selected(selector, metric=c.metric, labels=c.labels), c.time >= start, c.time < finish)
+        .where(selected(selector, metric=c.metric, labels=c.labels), *inside)
         .order_by(c.metric, c.labels, c.time)
     )
-    rows = connection.execution_options(yield_per=5_000).execute(statement).mappings()
+    rows = connection.execute(statement, execution_options={"yield_per": 5_000}).mappings()
     for row in rows:
         yield Point(
             time=row["time"],
@@ -118,6 +123,12 @@ def read_points(
             is_final=None if is_raw else row["is_final"],
             tier=tier,
         )
+
+
+def _first_span(connection: Connection, tier_name: str, start: datetime) -> datetime:
+    """The start of the oldest sealed row that may reach beyond an instant."""
+    tiers = catalog.read_installation(connection).tiers
+    return next((first_span(tier, start) for tier in tiers if tier.name == tier_name), start)
 
 
 def _view(name: str, columns: Sequence[str]) -> FromClause:

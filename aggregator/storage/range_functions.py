@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from aggregator.storage.range_points import EXACT, RAW, REGROUPED, RangeSettings, point_functions, points
+from aggregator.storage.range_forms import form_functions, points
+from aggregator.storage.range_points import RangeSettings
 from aggregator.storage.range_quantiles import quantile_functions
 from aggregator.storage.range_sums import COMBINED_M2, total
 from aggregator.storage.range_times import INTERVALS, RAW_ID, TierRange, tier_functions
@@ -99,39 +100,6 @@ _TIERS = (
 )
 
 
-# Whether anything that a range reads may be sealed. A plan may be older than what it reads: rows are sealed after it
-# was made and before it is executed, or it is kept. So what it is made for (IMMUTABLE, as above) is asked again when it
-# is executed, of the same snapshot that it reads (STABLE), and decides only how sealed rows are read.
-_SEALED = """
-CREATE OR REPLACE FUNCTION {schema}.{name}(start timestamptz, interval_ms bigint) RETURNS boolean
-LANGUAGE plpgsql {volatility} PARALLEL SAFE AS $$
-DECLARE
-    tier constant smallint := {schema}.range_rollup_tier(start, interval_ms);
-    since constant timestamptz := {schema}.range_start(tier, start, interval_ms);
-BEGIN
-    RETURN EXISTS (SELECT FROM {schema}.sealed_until AS s WHERE s.tier_id = tier AND s.until > since);
-END
-$$
-"""
-_ARE_SEALED = (
-    _SEALED.format(schema=SCHEMA, name="range_expects_sealed", volatility="IMMUTABLE"),
-    _SEALED.format(schema=SCHEMA, name="range_has_sealed", volatility="STABLE"),
-)
-
-
-_FORM = f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.range_form(start timestamptz, interval_ms bigint) RETURNS text
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
-DECLARE
-    tier constant smallint := {SCHEMA}.range_tier(start, interval_ms);
-BEGIN
-    RETURN CASE WHEN tier = {RAW_ID} THEN '{RAW}' WHEN interval_ms <= {SCHEMA}.range_step_ms(tier) THEN '{EXACT}'
-        ELSE '{REGROUPED}' END;
-END
-$$
-"""
-
-
 def _signature(columns: Sequence[_Column]) -> str:
     return ", ".join(f'"{column.name}" {column.type}' for column in columns)
 
@@ -200,7 +168,7 @@ $$
 
 def create_range_functions(connection: Connection, tiers: Sequence[TierRange], settings: RangeSettings) -> None:
     """Make or renew the functions for these tiers, whose views are there; the caller holds the publisher's lock."""
-    helpers = (*INTERVALS, *COMBINED_M2, _CHECK, *_TIERS, *tier_functions(tiers), _FORM, *_ARE_SEALED)
+    helpers = (*INTERVALS, *COMBINED_M2, _CHECK, *_TIERS, *tier_functions(tiers))
     ranges = (_METRIC_RANGE, _METRIC_RANGE_BY, *quantile_functions(settings), _METRIC_NAMES, _LABEL_VALUES)
-    for statement in (*helpers, *point_functions(settings), *ranges):
+    for statement in (*helpers, *form_functions(settings), *ranges):
         connection.execute(text(statement.replace(":", "\\:")))

@@ -1,12 +1,12 @@
-"""SQL functions for the points of a range: read from a tier as they are, regrouped, or put together from samples.
+"""SQL for the points of a range: read from a tier as they are, regrouped, or put together from samples.
 
-A point is a row for a series in an interval. There is a function for each form, and `points` calls the one that is
-meant; beside that for samples, one for outputs of rules, which have none. Arguments: $1 selector, $2 start, $3 finish,
-$4 interval in milliseconds, $5 tier, $6 labels to group by, or NULL.
+A point is a row for a series in an interval. Arguments: $1 selector, $2 start, $3 finish, $4 interval in milliseconds,
+$5 tier, $6 labels to group by, or NULL.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -31,11 +31,11 @@ RAW = "raw"
 EXACT = "exact"
 REGROUPED = "regrouped"
 #: Outputs of rules have no samples: where samples are read, their rollups of the finest tier are.
-_OUTPUTS = "outputs"
+OUTPUTS = "outputs"
 # Beside what is open there is what is sealed. Where intervals are put together from both, one function reads both.
-_SEALED = "sealed"
-_SEALED_OUTPUTS = "sealed_outputs"
-_MIXED = "mixed"
+SEALED = "sealed"
+SEALED_OUTPUTS = "sealed_outputs"
+MIXED = "mixed"
 #: Columns of a point and their types. `group_id`: equal where metric and labels are, if they are grouped.
 COLUMNS = {
     "time": "timestamptz",
@@ -64,92 +64,17 @@ class RangeSettings:
     lookback: timedelta
 
 
-@dataclass(frozen=True)
-class _Branch:
-    """A function that is called for a form.
-
-    `for_sealed`: only where the plan expects sealed rows in the range, or only where it does not. `condition`: SQL that
-    is looked at when the plan is executed, and not when it is made.
-    """
-
-    form: str
-    function: str
-    for_sealed: bool | None = None
-    condition: str = "true"
-
-    def call(self, by: str) -> str:
-        """SQL: the call, with what it is for in columns before it, constants that PostgreSQL compares as it plans."""
-        tier = f"{SCHEMA}.{'range_rollup_tier' if self.form == RAW and self.function != RAW else 'range_tier'}($2, $4)"
-        for_sealed = "NULL::boolean" if self.for_sealed is None else str(self.for_sealed).lower()
-        return (
-            f"SELECT '{self.form}' AS form, {for_sealed} AS for_sealed, f.* FROM"  # noqa: S608 - text of our own
-            f" (SELECT * FROM {SCHEMA}.range_{self.function}($1, $2, $3, $4, {tier}, {by}) OFFSET 0) AS f"
-            f" WHERE {self.condition}"
-        )
-
-
-_HAS_SEALED = f"{SCHEMA}.range_has_sealed($2, $4)"
-#: A plan that expects no sealed rows may be older than some: when it is executed, it asks again (`late_functions`).
-_BRANCHES = (
-    _Branch(EXACT, EXACT),
-    _Branch(EXACT, _SEALED, for_sealed=True),
-    _Branch(EXACT, f"{_SEALED}_late", for_sealed=False, condition=_HAS_SEALED),
-    _Branch(REGROUPED, REGROUPED, for_sealed=False, condition=f"NOT {_HAS_SEALED}"),
-    _Branch(REGROUPED, _MIXED, for_sealed=True),
-    _Branch(REGROUPED, f"{_MIXED}_late", for_sealed=False, condition=_HAS_SEALED),
-    _Branch(RAW, RAW),
-    _Branch(RAW, _OUTPUTS),
-    _Branch(RAW, _SEALED_OUTPUTS, for_sealed=True),
-    _Branch(RAW, f"{_SEALED_OUTPUTS}_late", for_sealed=False, condition=_HAS_SEALED),
-)
-
-
-def points(columns: str, *, by: str) -> str:
-    """SQL: these columns of the points, from the function of the form that is meant.
-
-    The form stands beside each branch as a constant, and the function behind OFFSET 0: PostgreSQL then leaves out the
-    other branches before it has put their functions' text in place, and reads none of it.
-    """
-    forms = " UNION ALL ".join(branch.call(by) for branch in _BRANCHES)
-    return (
-        f"SELECT {columns} FROM ({forms}) AS points"  # noqa: S608 - as above
-        f" WHERE form = {SCHEMA}.range_form($2, $4) AND {SCHEMA}.range_check($2, $3, $4)"
-        f" AND (for_sealed IS NULL OR for_sealed = {SCHEMA}.range_expects_sealed($2, $4))"
-    )
-
-
-def point_functions(settings: RangeSettings) -> tuple[str, ...]:
-    """Statements for the functions, one for each form."""
-    bodies = {
+def point_functions(settings: RangeSettings) -> Mapping[str, str]:
+    """The text of the functions, by the name that `range_` comes before."""
+    return {
         EXACT: own_series() + _exact(),
-        _SEALED: own_series() + _sealed(settings),
+        SEALED: own_series() + _sealed(settings),
         REGROUPED: own_series() + _regrouped(settings, _open_elements()),
-        _MIXED: own_series() + _regrouped(settings, _all_elements()),
+        MIXED: own_series() + _regrouped(settings, _all_elements()),
         RAW: own_series() + _raw(settings),
-        _OUTPUTS: own_series(where="is_output") + _exact(),
-        _SEALED_OUTPUTS: own_series(where="is_output") + _sealed(settings),
+        OUTPUTS: own_series(where="is_output") + _exact(),
+        SEALED_OUTPUTS: own_series(where="is_output") + _sealed(settings),
     }
-    inlined = (_function(form, "sql", body) for form, body in bodies.items())
-    late = (_function(f"{form}_late", "plpgsql", late_call(form)) for form in (_SEALED, _MIXED, _SEALED_OUTPUTS))
-    return *inlined, *late
-
-
-def _function(form: str, language: str, body: str) -> str:
-    returned = ", ".join(f'"{name}" {type_}' for name, type_ in COLUMNS.items())
-    return f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.range_{form}(
-    selector text, start timestamptz, finish timestamptz, interval_ms bigint, tier_id smallint, by text[])
-RETURNS TABLE ({returned})
-LANGUAGE {language} STABLE PARALLEL SAFE AS $$
-    {body}
-$$
-"""
-
-
-def late_call(form: str) -> str:
-    """The same as a function of a form, planned when it is called: the plan around it knows nothing of it."""
-    call = f"SELECT * FROM {SCHEMA}.range_{form}($1, $2, $3, $4, $5, $6)"  # noqa: S608 - as above
-    return f"BEGIN RETURN QUERY EXECUTE '{call}' USING $1, $2, $3, $4, $5, $6; END"
 
 
 def own_series(*, where: str = "true") -> str:

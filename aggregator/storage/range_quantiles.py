@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from aggregator.storage.range_forms import function, late_function
 from aggregator.storage.range_points import (
     RangeSettings,
     end_of,
-    late_call,
     ledger_until,
     own_blocks,
     own_series,
@@ -40,8 +40,8 @@ $$
 _EXPECTS_SEALED, _HAS_SEALED = (f"{SCHEMA}.range_{word}_sealed($3, $5)" for word in ("expects", "has"))
 
 
-def _sketches(function: str, condition: str) -> str:
-    call = f"{SCHEMA}.range_{function}($2, $3, $4, $5, {SCHEMA}.range_rollup_tier($3, $5), coalesce($6, '{{}}'))"
+def _sketches(name: str, condition: str) -> str:
+    call = f"{SCHEMA}.range_{name}($2, $3, $4, $5, {SCHEMA}.range_rollup_tier($3, $5), coalesce($6, '{{}}'))"
     return f"SELECT * FROM (SELECT * FROM {call} OFFSET 0) AS f WHERE {condition}"  # noqa: S608 - text of our own
 
 
@@ -64,28 +64,23 @@ $$
 
 def quantile_functions(settings: RangeSettings) -> tuple[str, ...]:
     """Statements for the functions; those of `metric_range_by` and of sketches are there."""
-    late = late_call("sealed_sketches")
     sketches = (
-        _function("sketches", "sql", own_series() + _of_intervals(_open_sketches(), settings)),
-        _function("sealed_sketches", "sql", own_series() + _of_intervals(_sealed_sketches(settings), settings)),
-        _function("sealed_sketches_late", "plpgsql", late),
+        function("sketches", "sql", own_series() + _of_intervals(_open_sketches(), settings), _SKETCH_COLUMNS),
+        function(
+            "sealed_sketches",
+            "sql",
+            own_series() + _of_intervals(_sealed_sketches(settings), settings),
+            _SKETCH_COLUMNS,
+        ),
+        late_function("sealed_sketches", _SKETCH_COLUMNS),
     )
     return *sketches, _HISTOGRAM_QUANTILE_RANGE, _SKETCH_QUANTILE_RANGE
 
 
-def _function(name: str, language: str, body: str) -> str:
-    return f"""
-CREATE OR REPLACE FUNCTION {SCHEMA}.range_{name}(
-    selector text, start timestamptz, finish timestamptz, interval_ms bigint, tier_id smallint, by text[])
-RETURNS TABLE (
-    "time" timestamptz, series_id bigint, metric text, labels jsonb, job text, instance text, group_id bigint,
-    count integer, sketch {SCHEMA}.series_sketch, slots_due float8, is_final boolean, tier text)
-LANGUAGE {language} STABLE PARALLEL SAFE AS $$
-    {body}
-$$
-"""
-
-
+_SKETCH_COLUMNS = (
+    '"time" timestamptz, series_id bigint, metric text, labels jsonb, job text, instance text, group_id bigint,'
+    f" count integer, sketch {SCHEMA}.series_sketch, slots_due float8, is_final boolean, tier text"
+)
 _BOUNDS = {"since": start_of("$2"), "until": end_of(LAST_INSTANT)}
 _SKETCHES = own_blocks("block_sketches", "*", **_BOUNDS)
 _OWN = ("series_id", "metric", "labels", "job", "instance", "group_id")

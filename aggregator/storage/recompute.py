@@ -11,7 +11,9 @@ from sqlalchemy import Connection, Row, func, insert, select, text, update
 
 from aggregator.config.selector import Selector
 from aggregator.storage import tables
+from aggregator.storage.catalog import TierEntry
 from aggregator.storage.selecting import selected
+from aggregator.storage.stored_buckets import STORED_BUCKETS, interval_of, newest_of
 
 _TABLE = tables.recomputations
 
@@ -131,94 +133,83 @@ def scope_of(connection: Connection, selector: Selector) -> Scope:
     return Scope(shard_of_target, shard_of_block, frozenset(set(shard_of_target.values()) - others))
 
 
-# Uses index rollup_pkey, once for each block.
+# Uses indexes rollup_pkey and clock_pkey, once for each block.
 _NEWEST_ROLLUP = text(
-    """
+    f"""
     SELECT max(newest.bucket)
     FROM unnest(CAST(:block_ids AS integer[])) AS asked (block_id)
-    CROSS JOIN LATERAL (
-        SELECT r.bucket FROM aggregator.rollup AS r
-        WHERE r.tier_id = :tier_id AND r.block_id = asked.block_id AND r.bucket >= :since AND r.bucket < :until
-        ORDER BY r.bucket DESC LIMIT 1
-    ) AS newest
-    """
+    CROSS JOIN LATERAL ({newest_of("asked.block_id")}) AS newest
+    """  # noqa: S608 - text of our own
 )
 
 
 def newest_rollup(
-    connection: Connection, scope: Scope, *, tier_id: int, since: datetime, until: datetime
+    connection: Connection, scope: Scope, *, tier: TierEntry, since: datetime, until: datetime
 ) -> datetime | None:
     """The newest bucket of any block in the half-open interval; None where there is none."""
-    where = {"block_ids": list(scope.shard_of_block), "tier_id": tier_id, "since": since, "until": until}
+    where = {"block_ids": list(scope.shard_of_block), **interval_of(tier, since=since, until=until)}
     newest: datetime | None = connection.execute(_NEWEST_ROLLUP, where).scalar_one()
     return newest
 
 
+_ROLLUP_TIMES = text(
+    f"""
+    SELECT DISTINCT b.shard_id, stored.bucket
+    FROM ({STORED_BUCKETS}) AS stored JOIN aggregator.blocks AS b ON b.id = stored.block_id
+    WHERE stored.block_id = ANY (:block_ids)
+    """  # noqa: S608 - as above
+)
+
+
 def rollup_times(
-    connection: Connection, scope: Scope, *, tier_id: int, since: datetime, until: datetime
+    connection: Connection, scope: Scope, *, tier: TierEntry, since: datetime, until: datetime
 ) -> set[tuple[int, datetime]]:
     """The shards and buckets of the half-open interval of which any block has rollups.
 
-    Thousands of blocks have each of them, so the server counts them once. Uses indexes: rollup_pkey, blocks_pkey.
+    Thousands of blocks have each of them, so the server counts them once. Uses indexes: rollup_pkey, clock_pkey,
+    blocks_pkey.
     """
-    rollup, blocks = tables.rollup, tables.blocks
-    statement = (
-        select(blocks.c.shard_id, rollup.c.bucket)
-        .join(blocks, blocks.c.id == rollup.c.block_id)
-        .where(
-            rollup.c.tier_id == tier_id,
-            rollup.c.block_id.in_(list(scope.shard_of_block)),
-            rollup.c.bucket >= since,
-            rollup.c.bucket < until,
-        )
-        .distinct()
-    )
-    return {(row.shard_id, row.bucket) for row in connection.execute(statement)}
+    where = {"block_ids": list(scope.shard_of_block), **interval_of(tier, since=since, until=until)}
+    return {(row.shard_id, row.bucket) for row in connection.execute(_ROLLUP_TIMES, where)}
+
+
+_INPUT_TIMES = text(
+    f"""
+    SELECT DISTINCT rule.shard_id, stored.bucket
+    FROM aggregator.rules AS rule JOIN aggregator.rule_inputs AS i ON i.rule_id = rule.id
+    JOIN ({STORED_BUCKETS}) AS stored ON stored.block_id = i.block_id
+    WHERE rule.shard_id = ANY (:shard_ids)
+    """  # noqa: S608 - as above
+)
 
 
 def input_times(
-    connection: Connection, scope: Scope, *, tier_id: int, since: datetime, until: datetime
+    connection: Connection, scope: Scope, *, tier: TierEntry, since: datetime, until: datetime
 ) -> set[tuple[int, datetime]]:
     """The shards of rules and the buckets of the half-open interval in which any block of their inputs has rollups.
 
-    Uses indexes: rules_shard_id_key, rule_inputs_rule_id_idx, rollup_pkey.
+    Uses indexes: rules_shard_id_key, rule_inputs_rule_id_idx, rollup_pkey, clock_pkey.
     """
-    rollup, rules, inputs = tables.rollup, tables.rules, tables.rule_inputs
-    statement = (
-        select(rules.c.shard_id, rollup.c.bucket)
-        .join(inputs, inputs.c.rule_id == rules.c.id)
-        .join(rollup, rollup.c.block_id == inputs.c.block_id)
-        .where(
-            rules.c.shard_id.in_(scope.shard_ids),
-            rollup.c.tier_id == tier_id,
-            rollup.c.bucket >= since,
-            rollup.c.bucket < until,
-        )
-        .distinct()
-    )
-    return {(row.shard_id, row.bucket) for row in connection.execute(statement)}
+    where = {"shard_ids": list(scope.shard_ids), **interval_of(tier, since=since, until=until)}
+    return {(row.shard_id, row.bucket) for row in connection.execute(_INPUT_TIMES, where)}
 
 
-# Uses indexes rules_shard_id_key, rule_inputs_rule_id_idx, and rollup_pkey once for each block.
+# Uses indexes rules_shard_id_key, rule_inputs_rule_id_idx, and rollup_pkey and clock_pkey once for each block.
 _NEWEST_INPUT = text(
-    """
+    f"""
     SELECT max(newest.bucket)
     FROM aggregator.rules AS rule JOIN aggregator.rule_inputs AS i ON i.rule_id = rule.id
-    CROSS JOIN LATERAL (
-        SELECT r.bucket FROM aggregator.rollup AS r
-        WHERE r.tier_id = :tier_id AND r.block_id = i.block_id AND r.bucket >= :since AND r.bucket < :until
-        ORDER BY r.bucket DESC LIMIT 1
-    ) AS newest
+    CROSS JOIN LATERAL ({newest_of("i.block_id")}) AS newest
     WHERE rule.shard_id = ANY (:shard_ids)
-    """
+    """  # noqa: S608 - as above
 )
 
 
 def newest_input(
-    connection: Connection, scope: Scope, *, tier_id: int, since: datetime, until: datetime
+    connection: Connection, scope: Scope, *, tier: TierEntry, since: datetime, until: datetime
 ) -> datetime | None:
     """The newest bucket of any input of the scope's rules in the half-open interval; None where there is none."""
-    where = {"shard_ids": list(scope.shard_ids), "tier_id": tier_id, "since": since, "until": until}
+    where = {"shard_ids": list(scope.shard_ids), **interval_of(tier, since=since, until=until)}
     newest: datetime | None = connection.execute(_NEWEST_INPUT, where).scalar_one()
     return newest
 

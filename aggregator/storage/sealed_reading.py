@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aggregator.storage.sealed_columns import OWN, element
+from aggregator.storage.sealed_columns import OWN, WHOLE, columns_of, element
 from aggregator.storage.tables import SCHEMA
 
 #: What a clock gives to those who read; when a sample was the last one is for others.
@@ -51,8 +51,37 @@ def _places(since: str, until: str) -> str:
 def elements_at(own: str, clock: str, place: str) -> str:
     """SQL: the numbers of a series at a place from 0 of its unpacked row and of its clock, each under its name.
 
-    A NaN is NULL, as everywhere for readers.
+    A NaN is NULL, as everywhere for readers. PostgreSQL puts the text of these functions in the place of the calls that
+    somebody asks for, and reads none of it for the others.
     """
-    whole = ", ".join(f"{element(clock, name, place)}::integer AS {name}" for name in ("count", "slots_due"))
+    whole = {name: f"{_call(clock, name, place)}::integer" for name in ("count", "slots_due")}
     doubles = {"covered": clock, **dict.fromkeys(OWN, own)}
-    return whole + "".join(f", nullif({element(row, name, place)}, 'NaN') AS {name}" for name, row in doubles.items())
+    found = whole | {name: f"nullif({_call(row, name, place)}, 'NaN')" for name, row in doubles.items()}
+    return ", ".join(f"{sql} AS {name}" for name, sql in found.items())
+
+
+def _call(row: str, statistic: str, place: str) -> str:
+    columns = ", ".join(f"{row}.{name}" for name in columns_of((statistic,)))
+    return f"{SCHEMA}.{_WHOLE if statistic in WHOLE else _VALUE}({columns}, {place})"
+
+
+_WHOLE, _VALUE = "sealed_whole", "sealed_value"
+
+
+def element_functions() -> tuple[str, ...]:
+    """Statements for the functions that give an element of a statistic's columns."""
+    return tuple(_element_function(name, statistic) for name, statistic in ((_WHOLE, "count"), (_VALUE, "sum")))
+
+
+def _element_function(name: str, statistic: str) -> str:
+    columns = columns_of((statistic,))
+    body = element("the", statistic, "place")
+    for column in columns:
+        body = body.replace(f"the.{column}", column.removeprefix(f"{statistic}_"))
+    arguments = ", ".join(f"{column.removeprefix(f'{statistic}_')} {type_}" for column, type_ in columns.items())
+    return f"""
+CREATE OR REPLACE FUNCTION {SCHEMA}.{name}({arguments}, place integer) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT {body}
+$$
+"""

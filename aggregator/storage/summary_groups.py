@@ -33,6 +33,7 @@ from aggregator.storage.catalog import TierEntry
 from aggregator.storage.range_sums import total
 from aggregator.storage.selecting import selected
 from aggregator.storage.statistic_columns import average, rate
+from aggregator.storage.stored_buckets import first_span
 
 #: The values of a group's labels, in the order of the summary's `by`.
 Key = tuple[str, ...]
@@ -89,7 +90,7 @@ def _groups(
     span: Span,
     only: Sequence[Key] | None,
 ) -> dict[tuple[Key, datetime | None], Group]:
-    """One row per group of labels and point. Uses indexes: series_metric_idx, rollup_pkey."""
+    """One row per group of labels and point. Uses indexes: series_metric_idx, rollup_pkey, sealed_pkey, clock_pkey."""
     s = _per_series(tier, summary, selector, span).c
     labels = [
         func.coalesce(s.labels.op("->>")(name), "").label(f"label_{place}") for place, name in enumerate(summary.by)
@@ -135,6 +136,9 @@ def _per_series(tier: TierEntry, summary: Summary, selector: str, span: Span) ->
             selected(parse_selector(selector), metric=c.metric, labels=c.labels),
             c.time >= span.since,
             c.time < span.until,
+            # A sealed row is found by the start of its span; of an open one that is its bucket.
+            c.span >= first_span(tier, span.since),
+            c.span < span.until,
         )
         .group_by(c.series_id, *((literal_column("point"),) if span.point is not None else ()))
         .subquery("s")
@@ -144,6 +148,7 @@ def _per_series(tier: TierEntry, summary: Summary, selector: str, span: Span) ->
 _ROLLUPS = table(
     "metric_rollups",
     column("time", DateTime(timezone=True)),
+    column("span", DateTime(timezone=True)),
     column("metric"),
     column("labels", JSONB),
     column("tier_id", SmallInteger),

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, TextClause, bindparam, text, update
 from aggregator.storage import tables
 from aggregator.storage.catalog import Installation
 from aggregator.storage.partitions import SAMPLES, SEALED_SAMPLES, Partition, Partitioned, existing
+from aggregator.storage.sealed_columns import element
 from aggregator.storage.sealed_sample_sql import SPAN, instants
 from aggregator.storage.tables import SCHEMA
 
@@ -88,12 +89,15 @@ def pick_buckets(connection: Connection, installation: Installation, *, size: in
     share = -(-size // (len(installation.tiers) + len(installation.finest)))
     picks: set[Pick] = set()
     for tier in installation.tiers:
-        rows = _some_rows(connection, tier.partitions, _ROLLUPS, size=share, within=within)
+        statements = {tier.partitions: _ROLLUPS}
+        if tier.spans is not None:
+            statements[tier.sealed_partitions[0]] = _SEALED
+        rows = _some_rows(connection, statements, size=share, within=within)
         picks.update(Pick(shard_id, tier.id, bucket) for shard_id, bucket in rows)
     for tier in installation.finest:
-        for partitioned, statement in ((SAMPLES, _FRAMES), (SEALED_SAMPLES[-1], _SEALED_FRAMES)):
-            rows = _some_rows(connection, partitioned, statement, size=share, within=within)
-            picks.update(Pick(shard_id, tier.id, tier.ladder.start_of(at)) for shard_id, at in rows)
+        statements = {SAMPLES: _FRAMES, SEALED_SAMPLES[-1]: _SEALED_FRAMES}
+        rows = _some_rows(connection, statements, size=share, within=within)
+        picks.update(Pick(shard_id, tier.id, tier.ladder.start_of(at)) for shard_id, at in rows)
     chosen = sorted(picks)
     return sorted(random.sample(chosen, size)) if len(chosen) > size else chosen
 
@@ -107,6 +111,22 @@ FROM (
     ORDER BY random() LIMIT :count
 ) AS r JOIN aggregator.blocks AS b ON b.id = r.block_id
 """
+# One bucket of each row: a place that has samples.
+_SEALED = f"""
+SELECT b.shard_id, chosen.bucket
+FROM aggregator."{{name}}" AS r TABLESAMPLE SYSTEM ({{percent}})
+JOIN aggregator.clock AS c
+    ON c.tier_id = r.tier_id AND c.block_id = r.block_id AND c.start = r.start AND c.clock = r.clock
+JOIN aggregator.blocks AS b ON b.id = r.block_id
+CROSS JOIN LATERAL (
+    SELECT r.start + place * make_interval(secs => c.step_ms / 1000.0) AS bucket
+    FROM generate_series(0, c.buckets - 1) AS place
+    WHERE {element("c", "count", "place")} > 0
+    ORDER BY random(), r.position LIMIT 1
+) AS chosen
+WHERE (:since IS NULL OR chosen.bucket >= :since) AND (:until IS NULL OR chosen.bucket < :until)
+ORDER BY random() LIMIT :count
+"""  # noqa: S608 - text of our own
 _FRAMES = """
 SELECT t.shard_id, f.at
 FROM (
@@ -135,13 +155,17 @@ ORDER BY random() LIMIT :count
 
 
 def _some_rows(
-    connection: Connection, partitioned: Partitioned, statement: str, *, size: int, within: Within
+    connection: Connection, statements: Mapping[Partitioned, str], *, size: int, within: Within
 ) -> list[tuple[int, datetime]]:
-    """Shard and instant of about `size` rows, as many of each partition as of any other."""
-    kept = kept_partitions(connection, partitioned, within=within)
+    """Shard and instant of about `size` rows of these tables, as many of each partition as of any other."""
+    kept = [
+        (one, statement)
+        for partitioned, statement in statements.items()
+        for one in kept_partitions(connection, partitioned, within=within)
+    ]
     random.shuffle(kept)
     found: list[tuple[int, datetime]] = []
-    for place, one in enumerate(kept):
+    for place, (one, statement) in enumerate(kept):
         count = size * (place + 1) // len(kept) - size * place // len(kept)
         if count:
             pages = (_PAGES_PER_PICK * count + _MORE_PAGES) / within.share_of(one.partition)

@@ -169,7 +169,7 @@ class Window:
             if tier.ladder.end_of(bucket) + SETTLE <= now:
                 found.add((shard_id, bucket, None if shard_id in self.scope.whole_shards else target_id))
         yield from found
-        inputs = recompute.input_times(connection, self.scope, tier_id=tier.id, since=since, until=self.end)
+        inputs = recompute.input_times(connection, self.scope, tier=tier, since=since, until=self.end)
         yield from (
             (shard_id, bucket, None) for shard_id, bucket in inputs if tier.ladder.end_of(bucket) + SETTLE <= now
         )
@@ -177,10 +177,11 @@ class Window:
     def _coarse(self, connection: Connection, tier: TierEntry) -> Iterator[tuple[int, datetime, int | None]]:
         """Buckets of which the tier below has any rollup."""
         since, last = self._since(tier), tier.ladder.start_of(self.end - _MICROSECOND)
-        if last < since or tier.parent_id is None:
+        parent = None if tier.parent_id is None else self.installation.tier(tier.parent_id)
+        if last < since or parent is None:
             return
         until = tier.ladder.end_of(last)
-        children = recompute.rollup_times(connection, self.scope, tier_id=tier.parent_id, since=since, until=until)
+        children = recompute.rollup_times(connection, self.scope, tier=parent, since=since, until=until)
         for shard_id, bucket in {(shard_id, tier.ladder.start_of(child)) for shard_id, child in children}:
             if bucket >= since:
                 yield shard_id, bucket, None
@@ -189,7 +190,7 @@ class Window:
         since = self._since(tier)
         if tier.ladder.start_of(self.end - _MICROSECOND) < since:
             return set()
-        stored = recompute.rollup_times(connection, self.scope, tier_id=tier.id, since=since, until=self.end)
+        stored = recompute.rollup_times(connection, self.scope, tier=tier, since=since, until=self.end)
         return {(shard_id, bucket) for shard_id, bucket in stored if tier.ladder.end_of(bucket) + SETTLE <= now}
 
 
@@ -221,11 +222,11 @@ def _levels(
     for tier in installation.finest:
         yield tier, recompute_frames.newest_frame(connection, scope, since=since, until=until)
         first = tier.ladder.start_of(since)
-        yield tier, recompute.newest_input(connection, scope, tier_id=tier.id, since=first, until=until)
+        yield tier, recompute.newest_input(connection, scope, tier=tier, since=first, until=until)
     for tier in installation.tiers:
         unit = min(installation.built_from(tier.id), key=lambda above: above.ladder.step, default=tier)
         first = tier.ladder.start_of(since)
-        yield unit, recompute.newest_rollup(connection, scope, tier_id=tier.id, since=first, until=until)
+        yield unit, recompute.newest_rollup(connection, scope, tier=tier, since=first, until=until)
 
 
 def find_request(

@@ -156,8 +156,8 @@ def _tiers_with_data(inspection: Inspection, scope: Range) -> list[TierEntry]:
     for tier in installation.tiers:
         within = Within(tier.ladder.start_of(scope.since), tier.ladder.end_of(tier.ladder.start_of(scope.until)))
         parent = None if tier.parent_id is None else installation.tier(tier.parent_id)
-        inputs = SAMPLES if parent is None else parent.partitions
-        tables = (tier.partitions, inputs)
+        inputs = (SAMPLES,) if parent is None else (parent.partitions, *parent.sealed_partitions)
+        tables = (tier.partitions, *tier.sealed_partitions, *inputs)
         if any(verify_picks.kept_partitions(inspection.connection, table, within=within) for table in tables):
             found.append(tier)
     return found
