@@ -10,15 +10,16 @@ from sqlalchemy import Connection, select, text
 
 from aggregator.storage import forms, frames, ledger, partition_writes, partitions, tables
 from aggregator.storage.catalog import Installation
-from aggregator.storage.partitions import SAMPLES
+from aggregator.storage.health_glance import NEWEST_WITHIN
+from aggregator.storage.partitions import SAMPLES, SEALED_SAMPLES, Partitioned
 from aggregator.storage.sample_forms import seal, unseal
 from aggregator.storage.sealed_frames import have_sealed
 from aggregator.storage.sealed_spans import SAMPLE_SPANS
 
 #: What a backfill has written to lately may soon change again.
 QUIET = timedelta(hours=1)
-#: So long after its end a span stays open at least: whoever looks at the newest frames finds them as rows.
-STAYS_OPEN = timedelta(minutes=15)
+#: So long after its end a span stays open at least: whoever glances at the newest frames finds them as rows.
+STAYS_OPEN = NEWEST_WITHIN
 #: Samples that are packed at once, in one transaction: a second's work, during which their targets are locked.
 MOST_SAMPLES = 1_000_000
 #: A target that has more in a span gets rows of parts of it, down to a sixteenth.
@@ -168,3 +169,29 @@ def _seal_in_parts(connection: Connection, target: _Target, *, start: datetime, 
     length = (end - start) / parts
     edges = [start + place * length for place in range(parts)]
     return sum(seal(connection, [target.id], since=since, until=since + length) for since in edges)
+
+
+@dataclass(frozen=True)
+class SealedSamples:
+    """Samples, as what is sealed."""
+
+    installation: Installation
+    name: str = "samples"
+    tier_id: int = forms.SAMPLES_ID
+    partitioned: Partitioned = SAMPLES
+
+    def closed_spans(self, connection: Connection, *, now: datetime) -> Iterator[datetime]:
+        """As `closed_spans`."""
+        return closed_spans(connection, self.installation, now=now)
+
+    def prepare(self, connection: Connection, *, start: datetime) -> list[int]:
+        """As `open_shards`; the partitions of their sealed rows are made."""
+        shards = open_shards(connection, self.installation, start=start)
+        if shards:
+            for one in SEALED_SAMPLES:
+                partitions.ensure(connection, one, since=start, until=start + SAMPLE_SPANS.length)
+        return shards
+
+    def seal_some(self, connection: Connection, *, shard_id: int, start: datetime, now: datetime) -> int | None:
+        """As `seal_some`."""
+        return seal_some(connection, shard_id=shard_id, start=start, now=now)
