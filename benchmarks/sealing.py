@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ from aggregator.stages.rollup import Rollup
 from aggregator.storage import catalog, claims, registry, tables
 from aggregator.storage.bootstrap import bring_up
 from aggregator.storage.engine import Connection, Database
+from aggregator.storage.sample_sealing import SealedSamples
 
 #: The spans of 1m begin and end with it: four hours are 240 buckets, and 960 slots.
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
@@ -222,6 +224,14 @@ def measured(url: str, found: list[Effort]) -> Iterator[None]:
     )
 
 
+def seal_samples(database: Database, kind: SealedSamples) -> None:
+    """Seal all samples that have closed."""
+    for start in database.run(lambda connection: list(kind.closed_spans(connection, now=_CLOSED))):
+        for shard_id in database.run(partial(kind.prepare, start=start)):
+            while database.run(partial(kind.seal_some, shard_id=shard_id, start=start, now=_CLOSED)) is not None:
+                pass
+
+
 def report(data: Data, *, targets: int, binaries: Path) -> None:
     """Print what one kind of data takes, and how fast it is sealed."""
     with (
@@ -234,18 +244,22 @@ def report(data: Data, *, targets: int, binaries: Path) -> None:
         efforts: list[Effort] = []
         installation = installed.database.run(catalog.read_installation)
         with measured(server.url, efforts):
+            seal_samples(installed.database, SealedSamples(installation))
+        with measured(server.url, efforts):
             sealed = Sealing(installed.database, installation, lambda: _CLOSED).run(budget=_LONG)
         after = sizes(server.url)
         installed.database.dispose()
     samples = int((~np.isnan(data.recording.values[:SLOTS])).sum()) * targets
-    (effort,) = efforts
+    of_samples, effort = efforts
     rollups = sealed.rollups
     print(
         f"{data.name:24} {data.recording.values.shape[1]:6,}"
         f" {before.rollups['open'] / rollups:8.2f} {after.rollups['sealed'] / rollups:7.2f}"
         f" {before.samples['open'] / samples:8.2f} {after.samples['sealed'] / samples:7.2f}"
         f" {rollups / effort.clock / 1e6:8.2f} {rollups / effort.own / 1e6:7.2f} {rollups / effort.server / 1e6:7.2f}"
-        f" {effort.wal_bytes / rollups:7.1f}",
+        f" {effort.wal_bytes / rollups:7.1f}"
+        f" {samples / of_samples.clock / 1e6:8.2f} {samples / of_samples.own / 1e6:7.2f}"
+        f" {samples / of_samples.server / 1e6:7.2f} {of_samples.wal_bytes / samples:7.1f}",
         flush=True,
     )
 
@@ -259,10 +273,13 @@ def main() -> None:
     parser.add_argument("--only", help="kinds whose names contain this")
     arguments = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f}")
-    print(f"{'':31} {'B a rollup of 1m':>16} {'B a sample':>16}  million rollups a second: WAL")
+    print(
+        f"{'':31} {'B a rollup of 1m':>16} {'B a sample':>16}  million rollups a second: WAL"
+        f"  {'million samples a second: WAL':>32}"
+    )
     print(
         f"{'':24} series {'open':>8} {'sealed':>7} {'open':>8} {'sealed':>7} {'clock':>8} {'own':>7} {'server':>7}"
-        "  B each"
+        f"  B each {'clock':>8} {'own':>7} {'server':>7}  B each"
     )
     for data in kinds(arguments.recordings):
         if arguments.only is None or arguments.only in data.name:

@@ -19,6 +19,6 @@ def maintain(context: typer.Context) -> None:
         typer.echo(f"dropped {name}")
     for name, reason in done.partitions_held:
         typer.echo(f"kept {name}: {reason}")
-    typer.echo(f"{done.sealed.rollups:,} rollups sealed")
+    typer.echo(f"{done.sealed.rollups:,} rollups and {done.sealed.samples:,} samples sealed")
     for name in done.sealed.partitions_dropped:
         typer.echo(f"dropped {name}, which is sealed")

@@ -14,7 +14,7 @@ from aggregator.storage import tables
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: Older frames say nothing of now.
+#: Older frames say nothing of now. No frame is sealed before it is as old.
 NEWEST_WITHIN = timedelta(minutes=5)
 MOST_HOSTS = 100
 

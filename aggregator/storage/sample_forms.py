@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -13,9 +13,23 @@ from aggregator.storage.copying import from_wire_instant, wire_instants
 from aggregator.storage.frame_columns import FrameColumns
 from aggregator.storage.open_frames import Arrived, delete_between, read_arrived, write_open
 from aggregator.storage.partitions import SAMPLES, SEALED_SAMPLES
-from aggregator.storage.sealed_frames import delete_sealed, read_sealed_arrived, write_sealed
+from aggregator.storage.sealed_frames import count_sealed, delete_sealed, read_sealed_arrived, write_sealed
 from aggregator.storage.sealed_samples import pack_frames
 from aggregator.storage.sealed_spans import SAMPLE_SPANS
+
+#: Samples that are packed or unpacked at once: a second's work, during which their targets are locked.
+MOST_SAMPLES = 1_000_000
+#: A target that has more in a span gets rows of parts of it, down to a sixteenth.
+_MOST_PARTS = 16
+
+
+def parts(samples: int, *, since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Half-open parts of a span, as many as it takes for none to have too many samples."""
+    count = 1
+    while samples > count * MOST_SAMPLES and count < _MOST_PARTS:
+        count *= 2
+    length = (until - since) / count
+    yield from ((since + place * length, since + (place + 1) * length) for place in range(count))
 
 
 def seal(connection: Connection, target_ids: Sequence[int], *, since: datetime, until: datetime) -> int:
@@ -40,9 +54,11 @@ def seal(connection: Connection, target_ids: Sequence[int], *, since: datetime, 
 
 def unseal(connection: Connection, target_ids: Sequence[int], *, since: datetime, until: datetime) -> None:
     """Make frames again of what targets have sealed in one span. The caller holds their locks and their shard's."""
-    partitions.ensure(connection, SAMPLES, since=since, until=until)
-    write_open(connection, [read_sealed_arrived(connection, target_ids=target_ids, since=since, until=until)])
-    delete_sealed(connection, target_ids=target_ids, since=since, until=until)
+    edges = {"since": since, "until": until}
+    partitions.ensure(connection, SAMPLES, **edges)
+    for first, last in parts(count_sealed(connection, target_ids=target_ids, **edges), **edges):
+        write_open(connection, [read_sealed_arrived(connection, target_ids=target_ids, since=first, until=last)])
+    delete_sealed(connection, target_ids=target_ids, **edges)
 
 
 def open_changed(connection: Connection, sealed: FrameColumns) -> None:

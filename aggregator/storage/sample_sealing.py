@@ -8,21 +8,17 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, select, text
 
-from aggregator.storage import forms, frames, ledger, partition_writes, partitions, tables
+from aggregator.storage import forms, frames, ledger, partition_writes, partitions, sample_forms, tables
 from aggregator.storage.catalog import Installation
-from aggregator.storage.partitions import SAMPLES
-from aggregator.storage.sample_forms import seal, unseal
-from aggregator.storage.sealed_frames import have_sealed
+from aggregator.storage.health_glance import NEWEST_WITHIN
+from aggregator.storage.partitions import SAMPLES, SEALED_SAMPLES, Partitioned
+from aggregator.storage.sample_forms import parts, seal, unseal
 from aggregator.storage.sealed_spans import SAMPLE_SPANS
 
 #: What a backfill has written to lately may soon change again.
 QUIET = timedelta(hours=1)
-#: So long after its end a span stays open at least: whoever looks at the newest frames finds them as rows.
-STAYS_OPEN = timedelta(minutes=15)
-#: Samples that are packed at once, in one transaction: a second's work, during which their targets are locked.
-MOST_SAMPLES = 1_000_000
-#: A target that has more in a span gets rows of parts of it, down to a sixteenth.
-_MOST_PARTS = 16
+#: So long after its end a span stays open at least: whoever glances at the newest frames finds them as rows.
+STAYS_OPEN = NEWEST_WITHIN
 #: An average month is shorter than a long one, and a day than that on which the clock is put back.
 _LONGEST_STEP = 1.05
 
@@ -88,7 +84,7 @@ def seal_some(connection: Connection, *, shard_id: int, start: datetime, now: da
     if not chosen or not ledger.lock_shard(connection, shard_id):
         return None
     target_ids = [one.id for one in chosen]
-    if chosen[0].samples > MOST_SAMPLES:
+    if chosen[0].samples > sample_forms.MOST_SAMPLES:
         sealed = _seal_in_parts(connection, chosen[0], start=start, end=end)
     else:
         sealed = seal(connection, target_ids, since=start, until=end)
@@ -152,7 +148,7 @@ def _within(targets: Collection[_Target]) -> list[_Target]:
     samples = 0
     for one in targets:
         samples += one.samples
-        if chosen and samples > MOST_SAMPLES:
+        if chosen and samples > sample_forms.MOST_SAMPLES:
             break
         chosen.append(one)
     return chosen
@@ -160,11 +156,32 @@ def _within(targets: Collection[_Target]) -> list[_Target]:
 
 def _seal_in_parts(connection: Connection, target: _Target, *, start: datetime, end: datetime) -> int:
     """Seal one large target in parts of a span, so that none takes too much memory."""
-    if have_sealed(connection, target_ids=[target.id], since=start, until=end):
-        unseal(connection, [target.id], since=start, until=end)
-    parts = 2
-    while target.samples > parts * MOST_SAMPLES and parts < _MOST_PARTS:
-        parts *= 2
-    length = (end - start) / parts
-    edges = [start + place * length for place in range(parts)]
-    return sum(seal(connection, [target.id], since=since, until=since + length) for since in edges)
+    unseal(connection, [target.id], since=start, until=end)
+    edges = parts(target.samples, since=start, until=end)
+    return sum(seal(connection, [target.id], since=since, until=until) for since, until in edges)
+
+
+@dataclass(frozen=True)
+class SealedSamples:
+    """Samples, as what is sealed."""
+
+    installation: Installation
+    name: str = "samples"
+    tier_id: int = forms.SAMPLES_ID
+    partitioned: Partitioned = SAMPLES
+
+    def closed_spans(self, connection: Connection, *, now: datetime) -> Iterator[datetime]:
+        """As `closed_spans`."""
+        return closed_spans(connection, self.installation, now=now)
+
+    def prepare(self, connection: Connection, *, start: datetime) -> list[int]:
+        """As `open_shards`; the partitions of their sealed rows are made."""
+        shards = open_shards(connection, self.installation, start=start)
+        if shards:
+            for one in SEALED_SAMPLES:
+                partitions.ensure(connection, one, since=start, until=start + SAMPLE_SPANS.length)
+        return shards
+
+    def seal_some(self, connection: Connection, *, shard_id: int, start: datetime, now: datetime) -> int | None:
+        """As `seal_some`."""
+        return seal_some(connection, shard_id=shard_id, start=start, now=now)

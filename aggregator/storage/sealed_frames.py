@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy import Connection, Table, delete, func, select
 
 from aggregator.rollups.packed import Part
 from aggregator.storage import forms, tables
@@ -77,7 +77,8 @@ def _read_meant(
     parts = []
     for begin in range(0, len(target_ids), _TARGETS_AT_ONCE):
         some = target_ids[begin : begin + _TARGETS_AT_ONCE]
-        clocks = _read(connection, _CLOCK, _CLOCK_NAMES, some, since=since, until=until)
+        first, _ = SAMPLE_SPANS.bounds(since)
+        clocks = _read(connection, _CLOCK, _CLOCK_NAMES, some, since=first, until=until)
         instants = instants_of(clocks, meant)
         if instants:
             asked = sorted({one.target_id for one in instants.values()})
@@ -97,7 +98,8 @@ def _read(
     since: datetime,
     until: datetime,
 ) -> Read:
-    query = select(*(table.c[name] for name in names)).where(*_where(table, target_ids, since, until))
+    begins = table.c.start >= since, table.c.start < until
+    query = select(*(table.c[name] for name in names)).where(table.c.target_id.in_(target_ids), *begins)
     return decode_rows(copy_out(connection, query), names)
 
 
@@ -200,7 +202,11 @@ def delete_sealed(connection: Connection, *, target_ids: Sequence[int], since: d
     )
 
 
-def have_sealed(connection: Connection, *, target_ids: Sequence[int], since: datetime, until: datetime) -> list[int]:
-    """Which of the targets have anything sealed in whole spans. Uses index: sample_clock_pkey."""
-    statement = select(_CLOCK.c.target_id).where(*_where(_CLOCK, target_ids, since, until)).distinct()
-    return list(connection.execute(statement).scalars())
+def count_sealed(connection: Connection, *, target_ids: Sequence[int], since: datetime, until: datetime) -> int:
+    """About how many samples targets have sealed in whole spans, or more.
+
+    Uses indexes: sample_sealed_pkey, sample_clock_pkey.
+    """
+    rows = select(func.count()).where(*_where(_SEALED, target_ids, since, until)).scalar_subquery()
+    longest = select(func.max(_CLOCK.c.samples)).where(*_where(_CLOCK, target_ids, since, until)).scalar_subquery()
+    return int(connection.execute(select(rows * func.coalesce(longest, 0))).scalar_one())

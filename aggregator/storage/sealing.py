@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -143,3 +144,43 @@ def drop_if_empty(connection: Connection, partitioned: Partitioned, partition: P
         return False
     partitions.drop_one(connection, partitioned, partition)
     return True
+
+
+@dataclass(frozen=True)
+class SealedTier:
+    """The rollups of a tier that has spans, as what is sealed."""
+
+    installation: Installation
+    tier: TierEntry
+
+    @property
+    def name(self) -> str:
+        """The tier's name."""
+        return self.tier.name
+
+    @property
+    def tier_id(self) -> int:
+        """The tier's id."""
+        return self.tier.id
+
+    @property
+    def partitioned(self) -> Partitioned:
+        """The tier's part of `rollup`."""
+        return self.tier.partitions
+
+    def closed_spans(self, connection: Connection, *, now: datetime) -> Iterator[datetime]:
+        """As `closed_spans`."""
+        return closed_spans(connection, self.installation, self.tier, now=now)
+
+    def prepare(self, connection: Connection, *, start: datetime) -> list[int]:
+        """As `open_shards`; the partitions of their sealed rows are made."""
+        end = start if self.tier.spans is None else self.tier.spans.bounds(start)[1]
+        shards = open_shards(connection, self.installation, self.tier, start=start, end=end)
+        if shards:
+            for one in self.tier.sealed_partitions:
+                partitions.ensure(connection, one, since=start, until=end)
+        return shards
+
+    def seal_some(self, connection: Connection, *, shard_id: int, start: datetime, now: datetime) -> int | None:
+        """As `seal_some`."""
+        return seal_some(connection, self.tier, shard_id=shard_id, start=start, now=now)

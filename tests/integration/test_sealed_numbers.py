@@ -1,30 +1,28 @@
-"""Whatever is sealed, and whenever: every column of every tier equals the oracle, and `verify` finds nothing wrong."""
+"""From sealed samples only, every column of every tier equals the oracle, and `verify` finds nothing wrong."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
-from sqlalchemy import select, text
+from sqlalchemy import text
 
 from aggregator.rollups.buckets import from_milliseconds, milliseconds
 from aggregator.stages.collect.store import FrameStore
 from aggregator.stages.rollup import Rollup
 from aggregator.stages.verify import Range, Verify
-from aggregator.storage import catalog, partitions, sample_sealing, sealing, series, tables
+from aggregator.storage import series
 from aggregator.storage.bootstrap import bring_up
-from aggregator.storage.engine import Connection, Database
-from aggregator.storage.sealed_spans import SAMPLE_SPANS
+from aggregator.storage.engine import Database
 from tests.arrivals import Script, scripts
 from tests.effort import examples
 from tests.installation import settings_for
 from tests.scene import LATER, LEASE, Scene, roll_up_all
+from tests.sealed import seal_samples
 from tests.sessions import session
 
 START = datetime(2026, 3, 1, 11, 50, tzinfo=UTC)
@@ -43,51 +41,14 @@ def database(database_url: str, tmp_path: Path) -> Iterator[Database]:
         yield made
 
 
-def shards_of(connection: Connection, scene: Scene) -> list[int]:
-    table = tables.shards
-    return list(connection.execute(select(table.c.id).where(table.c.source_id.in_(scene.source_ids))).scalars())
-
-
-def seal_samples(database: Database, scene: Scene) -> int:
-    """Seal all samples, closed or not; gives how many."""
-    sealed, start = 0, SAMPLE_SPANS.bounds(START - DAY)[0]
-    while start < START + DAY:
-        for shard_id in database.run(partial(shards_of, scene=scene)):
-            work = partial(sample_sealing.seal_some, shard_id=shard_id, start=start, now=START)
-            while (some := database.run(work)) is not None:
-                sealed += some
-        start += SAMPLE_SPANS.length
-    return sealed
-
-
-def seal_rollups(database: Database, scene: Scene) -> None:
-    """Seal all rollups, closed or not."""
-    installation = database.run(catalog.read_installation)
-    for tier in installation.tiers:
-        if tier.spans is None:
-            continue
-        start, end = tier.spans.bounds(START - DAY)
-        while start < START + DAY:
-            for one in tier.sealed_partitions:
-                database.run(partial(partitions.ensure, partitioned=one, since=start, until=end))
-            for shard_id in database.run(partial(shards_of, scene=scene)):
-                work = partial(sealing.seal_some, tier=tier, shard_id=shard_id, start=start, now=START)
-                while database.run(work) is not None:
-                    pass
-            start, end = tier.spans.bounds(end)
-
-
 @settings(
     max_examples=examples(6),
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(
-    script=scripts(start_ms=milliseconds(START), conflicts=True),
-    seals=st.sets(st.integers(0, 40), max_size=4),
-)
-def test_rollups_of_sealed_samples_equal_the_oracle(database: Database, script: Script, seals: set[int]) -> None:
+@given(script=scripts(start_ms=milliseconds(START), conflicts=True))
+def test_rollups_of_sealed_samples_equal_the_oracle(database: Database, script: Script) -> None:
     scene = Scene.make(database, script, name=f"s{next(NUMBERS)}")
     store, rollup = FrameStore(database), Rollup(database, "test")
     now = START
@@ -98,10 +59,9 @@ def test_rollups_of_sealed_samples_equal_the_oracle(database: Database, script: 
             scene.store(arrival, store, now=now)
             if any(place == count for place, _, _ in script.roll_ups):
                 rollup.run(lambda now=now: now, budget=LEASE)
-            if count in seals:
-                seal_samples(database, scene)
-                seal_rollups(database, scene)
-        seal_samples(database, scene)
+            if count in script.seals:
+                seal_samples(database, scene.source_ids, now=now)
+        seal_samples(database, scene.source_ids, now=now)
         roll_up_all(rollup, now=now)
     scene.assert_equals_oracle(database)
     with database.engine.connect() as connection:

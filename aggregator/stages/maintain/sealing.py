@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Protocol
 
 import structlog
 
-from aggregator.storage import partitions, sealing
-from aggregator.storage.catalog import Installation, TierEntry
-from aggregator.storage.engine import Database, StorageError, is_lock_timeout
-from aggregator.storage.partitions import Partition
+from aggregator.storage import forms, sealing
+from aggregator.storage.catalog import Installation
+from aggregator.storage.engine import Connection, Database, StorageError, is_lock_timeout
+from aggregator.storage.partitions import Partition, Partitioned
+from aggregator.storage.sample_sealing import SealedSamples
+from aggregator.storage.sealing import SealedTier
 
 log = structlog.get_logger(__name__)
 
@@ -21,11 +25,37 @@ log = structlog.get_logger(__name__)
 BUDGET = timedelta(seconds=180)
 
 
+class Kind(Protocol):
+    """What is sealed by the same rules: the rollups of a tier, or samples."""
+
+    @property
+    def name(self) -> str:
+        """The tier's name, or what stands for one."""
+
+    @property
+    def tier_id(self) -> int:
+        """The tier's id, or what stands for one."""
+
+    @property
+    def partitioned(self) -> Partitioned:
+        """The open partitions, beside which the sealed ones stand."""
+
+    def closed_spans(self, connection: Connection, *, now: datetime) -> Iterator[datetime]:
+        """The starts of the spans of open partitions that have closed, oldest first."""
+
+    def prepare(self, connection: Connection, *, start: datetime) -> list[int]:
+        """The shards that have open rows in a span for which the ledger waits for nothing; makes their partitions."""
+
+    def seal_some(self, connection: Connection, *, shard_id: int, start: datetime, now: datetime) -> int | None:
+        """Seal a part of what a shard has open in a span; gives how many of them, None where none is left."""
+
+
 @dataclass(frozen=True)
 class Sealed:
-    """What one run did: rollups that were sealed, and open partitions that were dropped because they were empty."""
+    """What one run did: rollups and samples that were sealed, and open partitions that were dropped, being empty."""
 
     rollups: int
+    samples: int
     partitions_dropped: tuple[str, ...]
 
 
@@ -38,61 +68,66 @@ class Sealing:
     clock: Callable[[], datetime]
 
     def run(self, *, budget: timedelta = BUDGET) -> Sealed:
-        """Seal the closed spans of all tiers, the oldest first, until the budget is spent."""
+        """Seal the closed spans of all tiers and of samples in turn, the oldest of each first, until time is up."""
         deadline = time.monotonic() + budget.total_seconds()
-        rollups = sum(self._tier(tier, deadline) for tier in self.installation.tiers)
-        dropped = [one.name for tier in self.installation.tiers for one in self._emptied(tier) if self._drop(tier, one)]
-        if rollups or dropped:
-            log.info("sealed", rollups=rollups, partitions_dropped=dropped)
-        return Sealed(rollups, tuple(dropped))
+        kinds = self._kinds()
+        counts = dict.fromkeys((kind.tier_id for kind in kinds), 0)
+        for kind, start in self._spans(kinds):
+            counts[kind.tier_id] += self._span(kind, start, deadline)
+        dropped = [one.name for kind in kinds for one in self._emptied(kind) if self._drop(kind.partitioned, one)]
+        samples = counts.pop(forms.SAMPLES_ID)
+        rollups = sum(counts.values())
+        if rollups or samples or dropped:
+            log.info("sealed", rollups=rollups, samples=samples, partitions_dropped=dropped)
+        return Sealed(rollups, samples, tuple(dropped))
 
-    def _tier(self, tier: TierEntry, deadline: float) -> int:
-        spans = self.database.run(
-            lambda connection: list(sealing.closed_spans(connection, self.installation, tier, now=self.clock()))
-        )
-        return sum(self._span(tier, start, deadline) for start in spans if time.monotonic() < deadline)
+    def _kinds(self) -> list[Kind]:
+        tiers = [SealedTier(self.installation, tier) for tier in self.installation.tiers if tier.spans is not None]
+        return [*tiers, SealedSamples(self.installation)]
 
-    def _span(self, tier: TierEntry, start: datetime, deadline: float) -> int:
-        if tier.spans is None:
+    def _spans(self, kinds: Sequence[Kind]) -> Iterator[tuple[Kind, datetime]]:
+        """What may be sealed, one span of each kind after the other, so that none waits for all of another."""
+
+        def spans_of(kind: Kind) -> list[tuple[Kind, datetime]]:
+            found = self.database.run(lambda connection: list(kind.closed_spans(connection, now=self.clock())))
+            return [(kind, start) for start in found]
+
+        for row in itertools.zip_longest(*map(spans_of, kinds)):
+            yield from (one for one in row if one is not None)
+
+    def _span(self, kind: Kind, start: datetime, deadline: float) -> int:
+        if time.monotonic() >= deadline:
             return 0
-        _, end = tier.spans.bounds(start)
-        find = partial(sealing.open_shards, installation=self.installation, tier=tier, start=start, end=end)
-        shards = self.database.run(find)
-        if shards:
-            self.database.run(
-                lambda connection: [
-                    partitions.ensure(connection, one, since=start, until=end) for one in tier.sealed_partitions
-                ]
-            )
-        return sum(self._shard(tier, shard_id, start, deadline) for shard_id in shards)
+        shards = self.database.run(partial(kind.prepare, start=start))
+        return sum(self._shard(kind, shard_id, start, deadline) for shard_id in shards)
 
-    def _shard(self, tier: TierEntry, shard_id: int, start: datetime, deadline: float) -> int:
-        """Seal a shard's blocks, some in each transaction; one that fails does not hold up the others."""
-        rollups = 0
+    def _shard(self, kind: Kind, shard_id: int, start: datetime, deadline: float) -> int:
+        """Seal a part of what a shard has in each transaction; one that fails does not hold up the others."""
+        count = 0
         while time.monotonic() < deadline:
-            work = partial(sealing.seal_some, tier=tier, shard_id=shard_id, start=start, now=self.clock())
+            work = partial(kind.seal_some, shard_id=shard_id, start=start, now=self.clock())
             try:
                 sealed = self.database.run(work)
             except (StorageError, ValueError) as error:
-                log.exception(
-                    "sealing_failed", tier=tier.name, shard=shard_id, span=start.isoformat(), error=str(error)
-                )
+                if is_lock_timeout(error):
+                    break
+                log.exception("sealing_failed", kind=kind.name, shard=shard_id, span=start.isoformat())
                 break
             if sealed is None:
                 break
-            rollups += sealed
-        return rollups
+            count += sealed
+        return count
 
-    def _emptied(self, tier: TierEntry) -> list[Partition]:
+    def _emptied(self, kind: Kind) -> list[Partition]:
         now = self.clock()
-        sealed_at = self.database.run(partial(sealing.last_sealed, tier_id=tier.id))
-        if tier.spans is None or sealed_at is None or sealed_at > now - sealing.KEEP_EMPTY:
+        sealed_at = self.database.run(partial(sealing.last_sealed, tier_id=kind.tier_id))
+        if sealed_at is None or sealed_at > now - sealing.KEEP_EMPTY:
             return []
         ended = now - self.installation.lateness
-        return self.database.run(partial(sealing.emptied, partitioned=tier.partitions, ended_before=ended))
+        return self.database.run(partial(sealing.emptied, partitioned=kind.partitioned, ended_before=ended))
 
-    def _drop(self, tier: TierEntry, partition: Partition) -> bool:
-        work = partial(sealing.drop_if_empty, partitioned=tier.partitions, partition=partition)
+    def _drop(self, partitioned: Partitioned, partition: Partition) -> bool:
+        work = partial(sealing.drop_if_empty, partitioned=partitioned, partition=partition)
         try:
             return self.database.run(work)
         except StorageError as error:
