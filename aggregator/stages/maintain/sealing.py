@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -20,6 +20,8 @@ from aggregator.storage.sample_sealing import SealedSamples
 from aggregator.storage.sealing import SealedTier
 
 log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
 
 #: Below the task's soft limit (240 s): what is left is sealed at the next run.
 BUDGET = timedelta(seconds=180)
@@ -98,25 +100,29 @@ class Sealing:
     def _span(self, kind: Kind, start: datetime, deadline: float) -> int:
         if time.monotonic() >= deadline:
             return 0
-        shards = self.database.run(partial(kind.prepare, start=start))
-        return sum(self._shard(kind, shard_id, start, deadline) for shard_id in shards)
+        shards = self._tried(partial(kind.prepare, start=start), kind, start)
+        return sum(self._shard(kind, shard_id, start, deadline) for shard_id in shards or ())
 
     def _shard(self, kind: Kind, shard_id: int, start: datetime, deadline: float) -> int:
-        """Seal a part of what a shard has in each transaction; one that fails does not hold up the others."""
+        """Seal a part of what a shard has in each transaction; gives how many."""
         count = 0
         while time.monotonic() < deadline:
             work = partial(kind.seal_some, shard_id=shard_id, start=start, now=self.clock())
-            try:
-                sealed = self.database.run(work)
-            except (StorageError, ValueError) as error:
-                if is_lock_timeout(error):
-                    break
-                log.exception("sealing_failed", kind=kind.name, shard=shard_id, span=start.isoformat())
-                break
+            sealed = self._tried(work, kind, start)
             if sealed is None:
                 break
             count += sealed
         return count
+
+    def _tried(self, work: Callable[[Connection], Result | None], kind: Kind, start: datetime) -> Result | None:
+        """What a transaction gives, None where it failed: it stays open and is tried again, and the others go on."""
+        try:
+            return self.database.run(work)
+        except (StorageError, ValueError) as error:
+            if not is_lock_timeout(error):
+                reason = str(getattr(error, "orig", error)).strip()
+                log.warning("sealing_failed", kind=kind.name, span=start.isoformat(), error=reason)
+            return None
 
     def _emptied(self, kind: Kind) -> list[Partition]:
         now = self.clock()
