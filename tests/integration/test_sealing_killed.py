@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,6 +23,7 @@ from aggregator.rollups.buckets import milliseconds
 from aggregator.stages.maintain.sealing import Sealing
 from aggregator.storage import catalog
 from aggregator.storage.engine import Database
+from tests.effort import examples
 from tests.installation import Installation, series_key, settings_for
 from tests.lives import CONTEXT, connected
 
@@ -43,12 +46,12 @@ def seal_and_die(url: str, dies_at: int) -> None:
 
 
 def rows(installation: Installation) -> list[Row]:
-    """All rows of the finest tier as people read them, without where they lie."""
-    statement = text(
-        "SELECT metric, time, count, sum, min, max, first, last, stddev, increase FROM aggregator.metrics_1m"
-    )
+    """All rows of the finest tier and all samples as people read them."""
+    columns = "metric, time, count, sum, min, max, first, last, stddev, increase, rate, completeness, is_final"
+    rollups = text(f"SELECT {columns} FROM aggregator.metrics_1m ORDER BY 1, 2")  # noqa: S608 - names of ours
+    samples = text("SELECT metric, time, value FROM aggregator.samples ORDER BY 1, 2")
     with installation.database.engine.connect() as connection:
-        return sorted(tuple(row) for row in connection.execute(statement))
+        return [tuple(row) for one in (rollups, samples) for row in connection.execute(one)]
 
 
 def counted(installation: Installation, table: str) -> int:
@@ -71,21 +74,23 @@ def scrape(installation: Installation, series: int) -> None:
 
 
 def test_a_kill_at_any_step_leaves_every_rollup_once(installation: Installation) -> None:
+    """At every seventh step, and with more effort at each."""
     scrape(installation, 2)
     before = rows(installation)
-    assert len(before) == 2 * BUCKETS
-    killed = 0
-    while True:
-        process = CONTEXT.Process(target=seal_and_die, args=(installation.url, killed), daemon=True)
+    assert len(before) == 2 * 2 * BUCKETS
+    stride = max(1, 7 // examples(1))
+    for dies_at in itertools.count(0, stride):
+        process = CONTEXT.Process(target=seal_and_die, args=(installation.url, dies_at), daemon=True)
         process.start()
         process.join(timeout=60)
-        assert rows(installation) == before, f"killed at step {killed}"
+        assert rows(installation) == before, f"killed at step {dies_at}"
         if process.exitcode == 0:
             break
-        killed += 1
-    assert killed > 20
+        assert process.exitcode == -signal.SIGKILL
+    assert dies_at > 20
     assert counted(installation, "sealed_1m") == 2
     assert counted(installation, "rollup_1m") == 0
+    assert counted(installation, "sample_frame") == 0
 
 
 @pytest.fixture
