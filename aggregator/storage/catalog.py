@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 from aggregator.errors import SchemaOutdatedError
 from aggregator.rollups.buckets import Ladder
 from aggregator.storage import tables
-from aggregator.storage.partitions import Partitioned, rollup_partitions, sealed_partitions, sketch_partitions
+from aggregator.storage.partitions import Partitioned, rollup_partitions, sealed_beside, sketch_partitions
 from aggregator.storage.sealed_spans import Spans, spans_of
 
 
@@ -42,7 +42,7 @@ class TierEntry:
     @property
     def sealed_partitions(self) -> tuple[Partitioned, ...]:
         """How this tier's parts of `sealed` and of `clock` are partitioned."""
-        return sealed_partitions(self.partitions)
+        return sealed_beside(self.partitions)
 
     @property
     def spans(self) -> Spans | None:

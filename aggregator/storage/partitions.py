@@ -82,9 +82,9 @@ def sketch_partitions(of_rollups: Partitioned) -> Partitioned:
     return of_rollups.beside[0]
 
 
-def sealed_partitions(of_rollups: Partitioned) -> tuple[Partitioned, ...]:
-    """The partitions of one tier of `sealed` and of `clock`, which stand beside those of its rollups."""
-    return of_rollups.beside[1:]
+def sealed_beside(partitioned: Partitioned) -> tuple[Partitioned, ...]:
+    """The two tables of sealed rows that stand beside those of a tier's rollups, or of samples."""
+    return partitioned.beside[-2:]
 
 
 def ensure_tier(connection: Connection, *, tier_id: int, tier_name: str) -> None:

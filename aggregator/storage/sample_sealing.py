@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, text
 from aggregator.storage import forms, frames, ledger, partition_writes, partitions, sample_forms, tables
 from aggregator.storage.catalog import Installation
 from aggregator.storage.health_glance import NEWEST_WITHIN
-from aggregator.storage.partitions import SAMPLES, SEALED_SAMPLES, Partitioned
+from aggregator.storage.partitions import SAMPLES, Partitioned
 from aggregator.storage.sample_forms import parts, seal, unseal
 from aggregator.storage.sealed_spans import SAMPLE_SPANS
 
@@ -174,13 +174,9 @@ class SealedSamples:
         """As `closed_spans`."""
         return closed_spans(connection, self.installation, now=now)
 
-    def prepare(self, connection: Connection, *, start: datetime) -> list[int]:
-        """As `open_shards`; the partitions of their sealed rows are made."""
-        shards = open_shards(connection, self.installation, start=start)
-        if shards:
-            for one in SEALED_SAMPLES:
-                partitions.ensure(connection, one, since=start, until=start + SAMPLE_SPANS.length)
-        return shards
+    def shards(self, connection: Connection, *, start: datetime) -> list[int]:
+        """As `open_shards`."""
+        return open_shards(connection, self.installation, start=start)
 
     def seal_some(self, connection: Connection, *, shard_id: int, start: datetime, now: datetime) -> int | None:
         """As `seal_some`."""

@@ -172,14 +172,10 @@ class SealedTier:
         """As `closed_spans`."""
         return closed_spans(connection, self.installation, self.tier, now=now)
 
-    def prepare(self, connection: Connection, *, start: datetime) -> list[int]:
-        """As `open_shards`; the partitions of their sealed rows are made."""
+    def shards(self, connection: Connection, *, start: datetime) -> list[int]:
+        """As `open_shards`."""
         end = start if self.tier.spans is None else self.tier.spans.bounds(start)[1]
-        shards = open_shards(connection, self.installation, self.tier, start=start, end=end)
-        if shards:
-            for one in self.tier.sealed_partitions:
-                partitions.ensure(connection, one, since=start, until=end)
-        return shards
+        return open_shards(connection, self.installation, self.tier, start=start, end=end)
 
     def seal_some(self, connection: Connection, *, shard_id: int, start: datetime, now: datetime) -> int | None:
         """As `seal_some`."""

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import milliseconds
 from aggregator.stages.maintain import Maintain
+from aggregator.stages.maintain import sealing as stage
 from aggregator.stages.maintain.sealing import Sealing
 from aggregator.storage import (
     catalog,
@@ -207,6 +208,17 @@ def test_a_shard_that_somebody_else_has_is_left_for_the_next_run(scraped: Instal
         assert ledger.lock_shard(connection, shard_id)
         assert seal(scraped, SPAN_END + LATENESS) == 0
     assert seal(scraped, SPAN_END + LATENESS) == 2 * 240
+
+
+def test_who_may_have_planned_before_a_partition_was_there_is_waited_for(
+    scraped: Installation, other: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "READERS_END", timedelta(milliseconds=50))
+    with transaction(other.engine) as connection:
+        connection.execute(text("SELECT count(*) FROM aggregator.metrics_1m")).scalar_one()
+        assert seal(scraped, SPAN_END + LATENESS) == 0
+        # By the next run it has looked.
+        assert seal(scraped, SPAN_END + LATENESS) == 2 * 240
 
 
 def test_what_would_not_come_back_stays_open(scraped: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from aggregator.storage import forms, sealing
+from aggregator.storage import forms, partitions, readers, sealing
 from aggregator.storage.catalog import Installation
 from aggregator.storage.engine import Connection, Database, StorageError, is_lock_timeout
 from aggregator.storage.partitions import Partition, Partitioned
@@ -25,6 +25,12 @@ Result = TypeVar("Result")
 
 #: Below the task's soft limit (240 s): what is left is sealed at the next run.
 BUDGET = timedelta(seconds=180)
+
+
+#: So long a run waits for queries that began before a partition was there; they mostly take milliseconds.
+READERS_END = timedelta(seconds=2)
+_LOOK_AGAIN_SECONDS = 0.02
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Kind(Protocol):
@@ -45,8 +51,8 @@ class Kind(Protocol):
     def closed_spans(self, connection: Connection, *, now: datetime) -> Iterator[datetime]:
         """The starts of the spans of open partitions that have closed, oldest first."""
 
-    def prepare(self, connection: Connection, *, start: datetime) -> list[int]:
-        """The shards that have open rows in a span for which the ledger waits for nothing; makes their partitions."""
+    def shards(self, connection: Connection, *, start: datetime) -> list[int]:
+        """The shards that have open rows in a span for which the ledger waits for nothing."""
 
     def seal_some(self, connection: Connection, *, shard_id: int, start: datetime, now: datetime) -> int | None:
         """Seal a part of what a shard has open in a span; gives how many of them, None where none is left."""
@@ -100,8 +106,34 @@ class Sealing:
     def _span(self, kind: Kind, start: datetime, deadline: float) -> int:
         if time.monotonic() >= deadline:
             return 0
-        shards = self._tried(partial(kind.prepare, start=start), kind, start)
-        return sum(self._shard(kind, shard_id, start, deadline) for shard_id in shards or ())
+        shards = self._tried(partial(kind.shards, start=start), kind, start)
+        if not shards or not self._has_partitions(kind, start):
+            return 0
+        return sum(self._shard(kind, shard_id, start, deadline) for shard_id in shards)
+
+    def _has_partitions(self, kind: Kind, start: datetime) -> bool:
+        """Make the partitions for a span's sealed rows, and let end whoever may have planned without them.
+
+        A query plans and then looks. In between, rows may move where its plan does not know that there is anything.
+        False where one goes on for long: at the next run, it has looked.
+        """
+        sealed = partitions.sealed_beside(kind.partitioned)
+        made = self._tried(
+            lambda connection: sum(
+                partitions.ensure(connection, one, since=start, until=start + _MICROSECOND) for one in sealed
+            ),
+            kind,
+            start,
+        )
+        if not made:
+            return made is not None
+        before = self.database.run(readers.running)
+        deadline = time.monotonic() + READERS_END.total_seconds()
+        while before & self.database.run(readers.running):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        return True
 
     def _shard(self, kind: Kind, shard_id: int, start: datetime, deadline: float) -> int:
         """Seal a part of what a shard has in each transaction; gives how many."""
