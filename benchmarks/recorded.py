@@ -1,4 +1,4 @@
-"""Scrapes of real exporters, one a second, kept in files: what `packing.py` packs.
+"""Scrapes of real exporters, one a second, kept in files: what `sealing.py` stores.
 
     python benchmarks/recorded.py --directory DIRECTORY [--seconds 1500] [--target NAME=URL ...]
 
