@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
 
 #: Below the task's soft limit (240 s): what is left is sealed at the next run.
-BUDGET = timedelta(seconds=180)
+BUDGET = timedelta(seconds=150)
 
 
 #: So long a run waits for queries that began before a partition was there; they mostly take milliseconds.
