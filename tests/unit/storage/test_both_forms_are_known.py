@@ -8,7 +8,9 @@ from pathlib import Path
 import aggregator
 
 PACKAGE = Path(aggregator.__file__).parent
-OPEN_TABLE = re.compile(r"tables\.(rollup|sample_frame)\b|(aggregator|\{schema\}|\{SCHEMA\})\.\"?(rollup|sample_frame)\b")
+OPEN_TABLE = re.compile(
+    r"tables\.(rollup|sample_frame)\b|(aggregator|\{schema\}|\{SCHEMA\})\.\"?(rollup|sample_frame)\b"
+)
 #: What it does with them.
 KNOWN = {
     "explain.py": "reads both",
