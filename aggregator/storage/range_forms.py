@@ -1,7 +1,7 @@
 """The function of each form of a range, and which of them are called: docs/adr/0016-a-function-for-each-form.md.
 
-Beside what is open a range reads what is sealed, if there is any. Where intervals are put together from both, one
-function reads both; beside samples, the rollups of outputs of rules are read, which have none.
+Beside what is open a range reads what is sealed, if there is any, by one function for both; beside samples, the rollups
+of outputs of rules are read, which have none.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aggregator.storage.range_points import (
+    BOTH,
+    BOTH_OUTPUTS,
     COLUMNS,
     EXACT,
     MIXED,
@@ -54,22 +56,22 @@ class _Branch:
         )
 
 
-def _sealed(form: str, function: str, *, reads_outputs: bool = False) -> tuple[_Branch, _Branch]:
-    """A function that reads sealed rows, and what stands for it in a plan that is older than those."""
-    return (
-        _Branch(form, function, open_only=False, reads_outputs=reads_outputs),
-        _Branch(form, f"{function}_late", and_sealed=False, condition=_HAS_SEALED, reads_outputs=reads_outputs),
-    )
+def _late(form: str, function: str, *, reads_outputs: bool = False) -> _Branch:
+    """What reads sealed rows in a plan that is older than those."""
+    return _Branch(form, f"{function}_late", and_sealed=False, condition=_HAS_SEALED, reads_outputs=reads_outputs)
 
 
 _BRANCHES = (
-    _Branch(EXACT, EXACT),
-    *_sealed(EXACT, SEALED),
+    _Branch(EXACT, EXACT, and_sealed=False),
+    _late(EXACT, SEALED),
+    _Branch(EXACT, BOTH, open_only=False),
     _Branch(REGROUPED, REGROUPED, and_sealed=False, condition=f"NOT {_HAS_SEALED}"),
-    *_sealed(REGROUPED, MIXED),
+    _late(REGROUPED, MIXED),
+    _Branch(REGROUPED, MIXED, open_only=False),
     _Branch(RAW, RAW),
-    _Branch(RAW, OUTPUTS, reads_outputs=True),
-    *_sealed(RAW, SEALED_OUTPUTS, reads_outputs=True),
+    _Branch(RAW, OUTPUTS, and_sealed=False, reads_outputs=True),
+    _late(RAW, SEALED_OUTPUTS, reads_outputs=True),
+    _Branch(RAW, BOTH_OUTPUTS, open_only=False, reads_outputs=True),
 )
 
 

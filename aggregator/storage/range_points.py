@@ -32,9 +32,12 @@ EXACT = "exact"
 REGROUPED = "regrouped"
 #: Outputs of rules have no samples: where samples are read, their rollups of the finest tier are.
 OUTPUTS = "outputs"
-# Beside what is open there is what is sealed. Where intervals are put together from both, one function reads both.
+# Beside what is open there is what is sealed: a function for what only a plan that is too old needs by itself, and one
+# for both, in which the series are found once.
 SEALED = "sealed"
 SEALED_OUTPUTS = "sealed_outputs"
+BOTH = "both"
+BOTH_OUTPUTS = "both_outputs"
 MIXED = "mixed"
 #: Columns of a point and their types. `group_id`: equal where metric and labels are, if they are grouped.
 COLUMNS = {
@@ -69,11 +72,13 @@ def point_functions(settings: RangeSettings) -> Mapping[str, str]:
     return {
         EXACT: own_series() + _exact(),
         SEALED: own_series() + _sealed(settings),
+        BOTH: own_series() + _both(settings),
         REGROUPED: own_series() + _regrouped(settings, _open_elements()),
         MIXED: own_series() + _regrouped(settings, _all_elements()),
         RAW: own_series() + _raw(settings),
         OUTPUTS: own_series(where="is_output") + _exact(),
         SEALED_OUTPUTS: own_series(where="is_output") + _sealed(settings),
+        BOTH_OUTPUTS: own_series(where="is_output") + _both(settings),
     }
 
 
@@ -163,8 +168,12 @@ def _sealed(settings: RangeSettings) -> str:
     return f"""
     SELECT v.time, {own}, {statistics}, {final}, v.tier, v.m2, v.slots_due::float8
     FROM ({found}) AS v
-    WHERE v.count > 0
     """  # noqa: S608 - as above
+
+
+def _both(settings: RangeSettings) -> str:
+    """The same of both forms. A UNION by itself would have all its columns computed, asked for or not."""
+    return f"SELECT * FROM ({_exact()} UNION ALL {_sealed(settings)}) AS both_forms"  # noqa: S608 - as above
 
 
 _MERGED = ("sum", "min", "max", "first", "last", "m2", "increase", "covered")
@@ -196,7 +205,6 @@ def _all_elements() -> str:
         SELECT {start_of_row("v.")}, v.time, v.series_id, v.count, {elements},
             v.slots_due, v.shard_id, v.built_from, v.tier
         FROM ({found}) AS v
-        WHERE v.count > 0
     ) AS both_forms
     ORDER BY start, series_id, time
     """  # noqa: S608 - as above

@@ -129,5 +129,5 @@ def _sealed_sketches(settings: RangeSettings) -> str:
     FROM ({found}) AS v
     JOIN ({_SKETCHES}) AS k ON k.block_id = v.block_id AND k.time = v.time
     CROSS JOIN LATERAL (SELECT array_positions(k.positions, v.position) AS places OFFSET 0) AS among
-    WHERE v.count > 0 AND among.places <> '{{}}'
+    WHERE among.places <> '{{}}'
     """  # noqa: S608 - as above

@@ -63,15 +63,19 @@ def unpacked(row: str, statistics: Sequence[str]) -> str:
 def element(row: str, statistic: str, place: str) -> str:
     """SQL (float8): a statistic's value at a place from 0 of an unpacked row; NULL where there is nothing.
 
-    Short, because PostgreSQL parses and plans all of it for each query. Adding 0 changes no bit: no quotient is -0.
+    Short, because PostgreSQL parses and plans all of it for each query. Only offsets have a divisor, and only what has
+    corrections has a unit: what is NULL is asked for once, and not once for each array.
     """
     of = f"{row}.{statistic}_"
     offset = f"coalesce({of}shorts[{place} + 1], get_byte({of}bytes, {place}), {of}ints[{place} + 1])"
     quotient = f"({of}base + {offset}) / {of}divisor"
     if statistic in WHOLE:
-        return f"coalesce({quotient}, {of}base)"
-    correction = f"coalesce((get_byte({of}corrections, {place}) - {CORRECTION_BIAS}) * {of}unit, 0)"
-    return f"coalesce({quotient} + {correction}, {of}doubles[{place} + 1], {of}singles[{place} + 1], {of}base)"
+        return f"CASE WHEN {of}divisor IS NULL THEN {of}base ELSE {quotient} END"
+    correction = f"(get_byte({of}corrections, {place}) - {CORRECTION_BIAS}) * {of}unit"
+    return (
+        f"CASE WHEN {of}divisor IS NULL THEN coalesce({of}doubles[{place} + 1], {of}singles[{place} + 1], {of}base)"
+        f" WHEN {of}unit IS NULL THEN {quotient} ELSE {quotient} + {correction} END"
+    )
 
 
 def elements(row: str, statistics: Sequence[str], place: str) -> str:

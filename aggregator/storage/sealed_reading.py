@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aggregator.storage.sealed_columns import OWN, WHOLE, columns_of, element
 from aggregator.storage.tables import SCHEMA
 
@@ -12,14 +14,16 @@ SHARED_READ = ("count", "slots_due", "covered")
 def sealed_points(columns: str, *, tier: str, since: str, until: str) -> str:
     """SQL: what is sealed of series of `own` from the bucket `since` to before `until`, a row for each point.
 
-    It has `columns`, of `own` and of the sealed row `s`; and `time`, `step` and the numbers. OFFSET 0: a row is
-    unpacked once, and what nobody asks for is not; the times in a span are made once for all series (Memoize). Every
-    place is BETWEEN 0 AND 32767, but without that PostgreSQL expects 1,000 in each row, and compiles what it would only
-    do for millions (JIT). Uses indexes sealed_pkey and clock_pkey.
+    It has `columns`, of `own` and of the sealed row `s`; and `time`, `step` and the numbers. Buckets without samples
+    are left out. OFFSET 0: a row is unpacked once, and what nobody asks for is not; the times in a span, and the counts
+    there, are made once for all series whose clocks count the same (Memoize). Every place is BETWEEN 0 AND 32767, but
+    without that PostgreSQL expects 1,000 in each row, and compiles what it would only do for millions (JIT). Uses
+    indexes sealed_pkey and clock_pkey.
     """
     within = f"span >= {SCHEMA}.range_span({tier}, {since}) AND span < {until}"
+    others = {name: "c" for name in SHARED_READ if name != "count"} | dict.fromkeys(OWN, "s")
     return f"""
-    SELECT {columns}, p.time, c.step, {elements_at("s", "c", "p.place")}
+    SELECT {columns}, p.time, c.step, p.count, {elements_at(others, "p.place")}
     FROM own
     CROSS JOIN LATERAL (
         SELECT * FROM {SCHEMA}.sealed_rollups
@@ -32,9 +36,13 @@ def sealed_points(columns: str, *, tier: str, since: str, until: str) -> str:
         OFFSET 0
     ) AS c
     CROSS JOIN LATERAL (
-        SELECT place, s.span + place * c.step AS time
-        FROM generate_series({_places(since, until)}) AS place
-        WHERE place BETWEEN 0 AND 32767
+        SELECT * FROM (
+            SELECT place, s.span + place * c.step AS time, {elements_at({"count": "c"}, "place")}
+            FROM generate_series({_places(since, until)}) AS place
+            WHERE place BETWEEN 0 AND 32767
+            OFFSET 0
+        ) AS found
+        WHERE count > 0
         OFFSET 0
     ) AS p
     OFFSET 0
@@ -42,22 +50,23 @@ def sealed_points(columns: str, *, tier: str, since: str, until: str) -> str:
 
 
 def _places(since: str, until: str) -> str:
-    """SQL: the first and the last place of a row `s`, whose clock is `c`, in the range."""
+    """SQL: the first and the last place in the range of a row whose clock is `c`."""
     step = "extract(epoch FROM c.step)"
     first, end = (f"ceil(extract(epoch FROM {at} - s.span) / {step})::integer" for at in (since, until))
     return f"greatest(0, {first}), least(c.buckets, {end}) - 1"
 
 
-def elements_at(own: str, clock: str, place: str) -> str:
-    """SQL: the numbers of a series at a place from 0 of its unpacked row and of its clock, each under its name.
+def elements_at(rows: Mapping[str, str], place: str) -> str:
+    """SQL: numbers at a place from 0 of unpacked rows, each under its name; `rows`: by name, the alias of its row.
 
     A NaN is NULL, as everywhere for readers. PostgreSQL puts the text of these functions in the place of the calls that
     somebody asks for, and reads none of it for the others.
     """
-    whole = {name: f"{_call(clock, name, place)}::integer" for name in ("count", "slots_due")}
-    doubles = {"covered": clock, **dict.fromkeys(OWN, own)}
-    found = whole | {name: f"nullif({_call(row, name, place)}, 'NaN')" for name, row in doubles.items()}
-    return ", ".join(f"{sql} AS {name}" for name, sql in found.items())
+    calls = {name: _call(row, name, place) for name, row in rows.items()}
+    return ", ".join(
+        f"{call}::integer AS {name}" if name in WHOLE else f"nullif({call}, 'NaN') AS {name}"
+        for name, call in calls.items()
+    )
 
 
 def _call(row: str, statistic: str, place: str) -> str:

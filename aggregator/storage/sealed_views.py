@@ -93,7 +93,7 @@ def sealed_rows(*, built_from: str, length: str, tier_id: int | None = None) -> 
     return _SEALED_ROWS.format(
         schema=SCHEMA,
         dirty=_dirty_buckets(built_from=built_from, length=length),
-        elements=elements_at("u", "u", "place"),
+        elements=elements_at(dict.fromkeys((*SHARED_READ, *OWN), "u"), "place"),
         own=unpacked("r", OWN),
         shared=unpacked("c", SHARED_READ),
         condition="" if tier_id is None else f" AND r.tier_id = {tier_id} AND c.tier_id = {tier_id}",

@@ -71,6 +71,18 @@ def test_only_sealed_rows_of_its_spans_are_read(installation: Installation, name
             assert days(plan, table) == {"20260301"}
 
 
+@pytest.mark.parametrize("name", ["exact", "regrouped"])
+def test_the_series_of_both_forms_are_found_once(installation: Installation, name: str) -> None:
+    with undone(installation) as connection:
+        made = Made(catalog.read_installation(connection), START - timedelta(hours=1))
+        made.fill(connection, 1)
+        made.seal(connection, [part for part in made.parts if part.shard_id != 2])
+        plan = explained(connection, RANGES[name])
+        assert rows_read(plan, "sealed") > 0
+        assert rows_read(plan, "rollup") > 0
+        assert plan.count("CTE own") == 1
+
+
 def test_a_range_without_anything_sealed_has_no_sealed_rows_in_its_plan(installation: Installation) -> None:
     with undone(installation) as connection:
         made = Made(catalog.read_installation(connection), START - timedelta(hours=1))
