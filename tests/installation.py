@@ -133,10 +133,13 @@ class Installation:
         return self.rollup.run(lambda: self.now, budget=LONG)
 
     def rows(self, view: str) -> dict[tuple[str, str, datetime], dict[str, object]]:
-        """All rows of a view by (metric, instance, time)."""
+        """All rows of a view by (metric, instance, time), without where they lie."""
         with self.database.engine.connect() as connection:
             found = connection.execute(text(f"SELECT * FROM aggregator.{view}")).mappings().all()  # noqa: S608 - ours
-        return {(row["metric"], row["instance"], row["time"]): dict(row) for row in found}
+        return {
+            (row["metric"], row["instance"], row["time"]): {name: row[name] for name in row if name != "span"}
+            for row in found
+        }
 
     def close(self) -> None:
         """Close the connection."""

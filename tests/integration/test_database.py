@@ -13,7 +13,7 @@ from aggregator.collectors.protocol import Batch, Collected, Target
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import from_milliseconds, milliseconds
 from aggregator.stages.collect import places
-from aggregator.storage import frames, ledger, tables
+from aggregator.storage import frames, ledger, open_frames, tables
 from aggregator.storage.engine import Connection
 from tests.installation import Installation, series_key
 from tests.sessions import session
@@ -46,7 +46,7 @@ def interrupt_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> li
     return called
 
 
-@pytest.mark.parametrize("place", [(frames, "copy_in"), (frames, "lock_targets"), (ledger, "mark")])
+@pytest.mark.parametrize("place", [(open_frames, "copy_in"), (frames, "lock_targets"), (ledger, "mark")])
 def test_a_collection_whose_connection_dies_while_it_is_stored_is_stored_all_the_same(
     installation: Installation, monkeypatch: pytest.MonkeyPatch, place: tuple[Any, str]
 ) -> None:

@@ -48,6 +48,7 @@ def test_a_configured_source_is_collected_and_verified_by_command_and_by_task(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AGGREGATOR_DATABASE_URL", database_url)
+    forget_context()  # whatever this process did before
     for words in (("db", "migrate"), ("collect", "proof"), ("collect", "proof", "--dry-run")):
         assert run(words) == 0
     printed = capsys.readouterr().out
