@@ -13,7 +13,7 @@ from sqlalchemy import insert, text
 
 from aggregator.config.selector import parse_selector
 from aggregator.exposition.series import Kind, SeriesKey
-from aggregator.storage import explain, frames, partitions, recompute_frames, registry, tables
+from aggregator.storage import explain, explain_samples, frames, partitions, recompute_frames, registry, tables
 from aggregator.storage.engine import Connection
 from aggregator.storage.frame_columns import FrameColumns
 from aggregator.storage.frames import Frame, Written
@@ -151,8 +151,8 @@ def _range(connection: Connection, selector: str, since: datetime, until: dateti
 
 def _explain(connection: Connection, selector: str, since: datetime, until: datetime) -> Rows:
     (series,) = explain.find_series(connection, parse_selector(selector), limit=2)
-    found = explain.read_samples(connection, series, since=since, until=until)
-    last = explain.last_sample(connection, series, since=since, until=until)
+    found = explain_samples.read_samples(connection, series, since=since, until=until)
+    last = explain_samples.last_sample(connection, series, since=since, until=until)
     return [(one.at, repr(one.value), one.received_at) for one in (*found, *([last] if last else []))]
 
 

@@ -12,9 +12,10 @@ from aggregator.exposition.series import Kind
 from aggregator.rollups.buckets import floor_to
 from aggregator.serving.explanation_check import Check, checks_of
 from aggregator.stages.collect.marking import SETTLE
-from aggregator.storage.explain import StoredCollection, StoredSample
+from aggregator.storage.explain import StoredCollection
 from aggregator.storage.explain_facts import Facts, Level
 from aggregator.storage.explain_rule import RuleFacts
+from aggregator.storage.explain_samples import StoredSample
 
 #: Names of what is unusual about a sample, and what each means; for the legend.
 FLAGS = {

@@ -10,10 +10,11 @@ from itertools import chain
 from sqlalchemy import Connection
 
 from aggregator.rollups.buckets import from_milliseconds, milliseconds
-from aggregator.storage import catalog, explain, explain_rule
+from aggregator.storage import catalog, explain, explain_rule, explain_samples
 from aggregator.storage.catalog import Installation, TierEntry
-from aggregator.storage.explain import PendingMark, SeriesEntry, StoredCollection, StoredRollup, StoredRun, StoredSample
+from aggregator.storage.explain import PendingMark, SeriesEntry, StoredCollection, StoredRollup, StoredRun
 from aggregator.storage.explain_rule import RuleFacts
+from aggregator.storage.explain_samples import StoredSample
 
 #: A collection whose slot lies longer before what it wrote is not looked for.
 LONGEST_COLLECTION = timedelta(hours=1)
@@ -81,7 +82,7 @@ def gather(connection: Connection, series: SeriesEntry, *, tier: TierEntry, at: 
     below = tuple(_below(installation, tier))
     finest = below[-1] if below else tier
     own = explain.read_rollups(connection, series, tier, since=start, until=start + _MICROSECOND)
-    samples = explain.read_samples(connection, series, since=start, until=end)
+    samples = explain_samples.read_samples(connection, series, since=start, until=end)
     edge, edge_is_sample = _edge(connection, series, installation, finest, start=start)
     collections = explain.collections_of(connection, series, since=start - series.slots.offset, until=end)
     collections_kept_since = catalog.dropped_before(connection, "collections")
@@ -131,7 +132,7 @@ def _edge(
 ) -> tuple[StoredSample | None, bool]:
     """The last sample before the bucket and whether its frame is there; else what the finest tier knows of it."""
     since = start - installation.lookback
-    if (found := explain.last_sample(connection, series, since=since, until=start)) is not None:
+    if (found := explain_samples.last_sample(connection, series, since=since, until=start)) is not None:
         return found, True
     first = finest.ladder.start_of(since)
     rollups = explain.read_rollups(connection, series, finest, since=first, until=start)

@@ -32,7 +32,7 @@ from aggregator.storage.claims import move_slots
 from aggregator.storage.partitions import Partitioned
 from aggregator.storage.publish_summaries import publish_summaries
 from aggregator.storage.quantiles import choose_sketched
-from aggregator.storage.range_points import RangeSettings
+from aggregator.storage.range_parts import RangeSettings
 from aggregator.storage.range_times import TierRange
 from aggregator.storage.rule_changes import publish_rules
 from aggregator.storage.selector_functions import create_selector_functions

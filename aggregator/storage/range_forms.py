@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aggregator.storage.range_parts import RangeSettings
 from aggregator.storage.range_points import (
     BOTH,
     BOTH_OUTPUTS,
@@ -15,13 +16,12 @@ from aggregator.storage.range_points import (
     EXACT,
     MIXED,
     OUTPUTS,
-    RAW,
     REGROUPED,
     SEALED,
     SEALED_OUTPUTS,
-    RangeSettings,
     point_functions,
 )
+from aggregator.storage.range_raw import RAW
 from aggregator.storage.range_times import RAW_ID
 from aggregator.storage.tables import SCHEMA
 

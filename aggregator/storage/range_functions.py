@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from aggregator.storage.range_forms import form_functions, points
-from aggregator.storage.range_points import RangeSettings
+from aggregator.storage.range_parts import RangeSettings
 from aggregator.storage.range_quantiles import quantile_functions
 from aggregator.storage.range_sums import COMBINED_M2, total
 from aggregator.storage.range_times import INTERVALS, RAW_ID, TierRange, tier_functions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aggregator.storage.range_forms import function, late_function
-from aggregator.storage.range_points import (
+from aggregator.storage.range_parts import (
     RangeSettings,
     end_of,
     ledger_until,

@@ -14,6 +14,7 @@ OPEN_TABLE = re.compile(
 #: What it does with them.
 KNOWN = {
     "explain.py": "reads both",
+    "explain_samples.py": "reads both",
     "frame_rows.py": "encodes and decodes open frames",
     "frames.py": "holds partitions; reads and writes both through sample_forms",
     "health_glance.py": "reads frames of the last minutes, which are never sealed",
