@@ -33,9 +33,10 @@ from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.stages.collect.store import FrameStore
 from aggregator.stages.maintain.sealing import Sealing
 from aggregator.stages.rollup import Rollup
-from aggregator.storage import catalog, claims, registry, tables
+from aggregator.storage import catalog, claims, partitions, registry, tables
 from aggregator.storage.bootstrap import bring_up
 from aggregator.storage.engine import Connection, Database
+from aggregator.storage.partitions import SEALED_SAMPLES
 from aggregator.storage.sample_sealing import SealedSamples
 
 #: The spans of 1m begin and end with it: four hours are 240 buckets, and 960 slots.
@@ -227,7 +228,9 @@ def measured(url: str, found: list[Effort]) -> Iterator[None]:
 def seal_samples(database: Database, kind: SealedSamples) -> None:
     """Seal all samples that have closed."""
     for start in database.run(lambda connection: list(kind.closed_spans(connection, now=_CLOSED))):
-        for shard_id in database.run(partial(kind.prepare, start=start)):
+        for one in SEALED_SAMPLES:
+            database.run(partial(partitions.ensure, partitioned=one, since=start, until=_CLOSED))
+        for shard_id in database.run(partial(kind.shards, start=start)):
             while database.run(partial(kind.seal_some, shard_id=shard_id, start=start, now=_CLOSED)) is not None:
                 pass
 
