@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test coverage lint format lock wheel bench clean
+.PHONY: help up test coverage lint audit format lock wheel bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ lint: $(VENV)/dev.stamp ## check style, types, import layers and shell scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@if command -v shellcheck >/dev/null; then shellcheck $(SHELL_SCRIPTS); else echo "shellcheck is not installed: skipped"; fi
+
+# Asks a database of known holes on the network: nothing that tests or CI may depend on.
+audit: $(VENV)/dev.stamp ## look for known holes in what the locks name (needs the network)
+	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements/up.lock
+	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements/dev.lock
 
 format: $(VENV)/dev.stamp ## format the code and apply the fixes that are safe
 	$(BIN)/ruff check --fix .
