@@ -75,6 +75,8 @@ def make_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
+        # Said at each BEGIN: the ledger reads after it has locked, which another default of the database would break.
+        isolation_level="READ COMMITTED",
         connect_args={
             **_CONNECT_ARGUMENTS,
             "connect_timeout": connect_timeout_seconds,

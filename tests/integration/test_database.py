@@ -105,3 +105,19 @@ def test_batches_of_one_instant_keep_their_series_apart_where_a_new_frame_map_be
 
 def store_batches(installation: Installation, target: Target, batches: tuple[Batch, ...]) -> None:
     installation.collect_all([Collected(target, batches[0].at, 0.01, batches, samples=len(batches))])
+
+
+def test_the_isolation_is_read_committed_whatever_the_database_s_default_is(database_url: str) -> None:
+    with session(database_url) as database:
+        database.run(lambda connection: connection.execute(text(_SERIALIZABLE)))
+    with session(database_url) as database:
+        found = database.run(lambda connection: connection.execute(text(_ISOLATIONS)).one())
+    assert tuple(found) == ("read committed", "serializable")
+
+
+_SERIALIZABLE = """
+    DO $$ BEGIN
+        EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database());
+    END $$
+"""
+_ISOLATIONS = "SELECT current_setting('transaction_isolation'), current_setting('default_transaction_isolation')"

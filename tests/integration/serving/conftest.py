@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import Connection, func, insert, select, update
 
+from aggregator import __version__
 from aggregator.collectors.protocol import Target
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
@@ -177,8 +178,8 @@ def _mark(connection: Connection, now: datetime) -> None:
         "test",
         now=now,
         started_at=now - timedelta(minutes=6),
-        config_hash="abc",
-        version="0.1",
+        config_hash=connection.execute(select(tables.installation.c.config_hash)).scalar_one(),
+        version=__version__,
         exporter_url="http://127.0.0.1:9811/metrics",
     )
     # Only the two sources with samples go on, so that nothing is stale.
