@@ -18,6 +18,7 @@ from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.storage.engine import make_engine
 from aggregator.storage.selector_functions import create_selector_functions
 from tests.databases import create_database, drop_database
+from tests.effort import examples
 
 Session = psycopg2.extensions.connection
 LABEL_NAMES = st.sampled_from(["job", "instance", "a", "my.label", "_x9", "__name__"])
@@ -102,7 +103,7 @@ def in_sql(session: Session, text: str) -> object:
         return str(error.diag.message_primary)
 
 
-@settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(SELECTORS, SCRAPS, SELECTORS.map(lambda whole: whole[:-1])))
 @example(text="")
 @example(text="{}")
@@ -126,7 +127,7 @@ SERIES = [
 ]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=SELECTORS)
 def test_the_same_series_match(session: Session, text: str) -> None:
     try:

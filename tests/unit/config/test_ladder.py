@@ -13,6 +13,7 @@ from aggregator.config.duration import MONTH, format_duration, months_in, parse_
 from aggregator.config.ladder import day_divisor, divides, longest_bucket, parents
 from aggregator.config.model import Tier
 from aggregator.rollups.buckets import Ladder
+from tests.effort import examples
 
 ZONES = ["UTC", "Europe/Berlin", "Asia/Kathmandu", "Asia/Kolkata", "Australia/Lord_Howe", "Africa/Monrovia"]
 STEPS = ["1m", "4m", "5m", "7m", "10m", "15m", "20m", "30m", "40m", "1h", "2h", "7h", "12h", "16h", "36h", "84h"]
@@ -33,7 +34,7 @@ def tiers() -> st.SearchStrategy[Tier]:
     return st.one_of(local, st.builds(tier, st.sampled_from(STEPS)))
 
 
-@settings(max_examples=60, deadline=None)  # each walks through eighty years
+@settings(max_examples=examples(15), deadline=None)  # each walks through eighty years
 @given(tiers(), tiers())
 def test_a_tier_divides_another_if_every_bucket_of_that_one_begins_with_one_of_its_own(
     finer: Tier, coarser: Tier
