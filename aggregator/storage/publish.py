@@ -24,6 +24,7 @@ from aggregator.storage import (
     reader_views,
     rules,
     sample_view,
+    sketch_views,
     tables,
     views,
 )
@@ -211,7 +212,7 @@ def create_views(connection: Connection) -> None:
     ]
     for view in of_tiers:
         views.create_tier_view(connection, view)
-        views.create_sketch_view(connection, view)
+        sketch_views.create_sketch_view(connection, view)
     views.create_rollup_views(connection, of_tiers)
     ranges = [TierRange(view.tier_id, view.ladder, view.span) for view in of_tiers]
     settings = RangeSettings(installation.lateness, installation.lookback)

@@ -10,7 +10,6 @@ from sqlalchemy import Connection, text
 
 from aggregator.rollups.buckets import Ladder
 from aggregator.storage.bucket_ends import end_of_bucket
-from aggregator.storage.sealed_columns import element
 from aggregator.storage.sealed_views import (
     SEALED_UNTIL,
     interval_of,
@@ -20,7 +19,7 @@ from aggregator.storage.sealed_views import (
     sealed_rollups,
     sealed_rows,
 )
-from aggregator.storage.statistic_columns import given, sketch_of, slots_due_of, statistics_at, statistics_of
+from aggregator.storage.statistic_columns import given, slots_due_of, statistics_at, statistics_of
 from aggregator.storage.tables import SCHEMA
 
 _SEALED_STATISTICS = ",\n    ".join(f"{sql} AS {name}" for name, sql in statistics_at("v").items())
@@ -171,52 +170,6 @@ SELECT
 """
 
 
-# OFFSET 0 makes the slice where the row is at hand, before a sort would carry whole blocks about. `rollup` comes first,
-# as for whoever drops partitions of both. Uses indexes series_metric_idx, sketch_pkey and rollup_pkey.
-_SKETCH_VIEW = """
-CREATE OR REPLACE VIEW {schema}."sketches_{name}" AS
-SELECT
-    r.bucket AS time,
-    s.metric,
-    s.labels,
-    s.labels ->> 'job' AS job,
-    s.labels ->> 'instance' AS instance,
-    r.count[s.position] AS count,
-    own.sketch,
-    r.bucket AS span
-FROM {schema}.rollup AS r
-JOIN {schema}.sketch AS k ON k.block_id = r.block_id AND k.bucket = r.bucket
-JOIN {schema}.series AS s ON s.block_id = r.block_id
-CROSS JOIN LATERAL (SELECT array_positions(k.positions, s.position) AS places OFFSET 0) AS among
-CROSS JOIN LATERAL (SELECT {sketch} AS sketch OFFSET 0) AS own
-WHERE r.tier_id = {tier_id} AND k.tier_id = {tier_id} AND among.places <> '{{}}'
-"""
-# The same of what is sealed. Uses indexes series_metric_idx, sealed_pkey, clock_pkey and sketch_pkey.
-_SEALED_SKETCHES = """
-UNION ALL
-SELECT
-    k.bucket AS time,
-    s.metric,
-    s.labels,
-    s.labels ->> 'job' AS job,
-    s.labels ->> 'instance' AS instance,
-    own.count,
-    own.sketch,
-    r.start AS span
-FROM {schema}.sealed AS r
-JOIN {schema}.series AS s ON s.block_id = r.block_id AND s.position = r.position
-JOIN {schema}.clock AS c ON c.block_id = r.block_id AND c.start = r.start AND c.clock = r.clock
-JOIN {schema}.sketch AS k ON k.block_id = r.block_id AND k.bucket >= r.start AND k.bucket < r.start + {length}
-CROSS JOIN LATERAL (SELECT array_positions(k.positions, s.position) AS places OFFSET 0) AS among
-CROSS JOIN LATERAL (
-    SELECT (extract(epoch FROM k.bucket - r.start) * 1000 / c.step_ms)::integer AS place OFFSET 0
-) AS p
-CROSS JOIN LATERAL (SELECT {count}::integer AS count, {sketch} AS sketch OFFSET 0) AS own
-WHERE r.tier_id = {tier_id} AND c.tier_id = {tier_id} AND k.tier_id = {tier_id} AND among.places <> '{{}}'
-    AND own.count > 0
-"""
-
-
 def create_tier_view(connection: Connection, view: TierView) -> None:
     """Make or renew the view of a tier; its columns are a promise (docs/sql.md)."""
     ledger = _ledger(end_of_bucket(view.ladder, "r.bucket"), _ids(view.built_from), view.lateness)
@@ -283,19 +236,4 @@ def _by_tier(expressions: Mapping[int, str]) -> str:
 
 def _create_view(connection: Connection, name: str, rows: str) -> None:
     statement = f'CREATE OR REPLACE VIEW {SCHEMA}."{name}" AS {rows}'
-    connection.execute(text(statement.replace(":", "\\:")))
-
-
-def create_sketch_view(connection: Connection, view: TierView) -> None:
-    """Make or renew the view of a tier's sketches; its columns are a promise (docs/sql.md)."""
-    given = {"schema": SCHEMA, "name": view.name, "tier_id": view.tier_id}
-    statement = _SKETCH_VIEW.format(**given, sketch=sketch_of("r.min[s.position]", "r.max[s.position]"))
-    if view.span is not None:
-        low, high = (f"nullif({element('r', name, 'p.place')}, 'NaN')" for name in ("min", "max"))
-        statement += _SEALED_SKETCHES.format(
-            **given,
-            length=length_of(view.span),
-            count=element("c", "count", "p.place"),
-            sketch=sketch_of(low, high),
-        )
     connection.execute(text(statement.replace(":", "\\:")))

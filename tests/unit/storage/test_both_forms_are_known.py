@@ -29,6 +29,7 @@ KNOWN = {
     "sample_view.py": "reads both",
     "sealing.py": "looks for what is open",
     "stored_buckets.py": "reads both",
+    "sketch_views.py": "reads both",
     "views.py": "reads both",
 }
 
