@@ -94,6 +94,7 @@ task_routes = {
     "aggregator.maintain": {"queue": f"{_namespace}.maintain"},
     "aggregator.verify": {"queue": f"{_namespace}.maintain"},
     "aggregator.announce": {"queue": f"{_namespace}.node.{_settings.node}"},
+    "aggregator.report_lost": {"queue": f"{_namespace}.node.{_settings.node}"},
 }
 
 # --- Limits: statement timeout (60 s) < soft limit < hard limit < half the visibility timeout -------------------------

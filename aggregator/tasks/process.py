@@ -22,6 +22,7 @@ from aggregator import __version__, telemetry
 from aggregator.config.load import load_settings
 from aggregator.config.model import Settings
 from aggregator.logs import configure_logging
+from aggregator.tasks import progress
 from aggregator.tasks.app import app
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,7 @@ def _set_up_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sends a
 def _load_work(**_: Any) -> None:  # noqa: ANN401 - as above
     """Before the pool forks: what all children need is loaded once and shared."""
     telemetry.forget_gauges(metrics_directory(load_settings()))
+    progress.share()
     import_module("aggregator.tasks.work")
     for collector in ("command", "host", "prometheus", "selftest"):
         import_module(f"aggregator.collectors.{collector}")

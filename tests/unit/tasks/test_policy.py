@@ -17,7 +17,7 @@ from aggregator.storage.engine import STATEMENT_TIMEOUT
 from aggregator.tasks.base import PolicyTask
 
 ROOT = Path(__file__).parents[3]
-NAMES = {"announce", "collect", "maintain", "verify", "rollup", "summarize", "wake"}
+NAMES = {"announce", "collect", "maintain", "verify", "report_lost", "rollup", "summarize", "wake"}
 
 
 @pytest.fixture(scope="module")
