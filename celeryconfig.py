@@ -104,6 +104,7 @@ task_acks_late = True
 task_acks_on_failure = True
 task_acks_on_timeout = True  # a poison task must not come back for ever (docs/pitfalls.md#worker-lost)
 task_retry_on_worker_lost = True
+worker_lost_wait = 3.0  # a killed child's message is sent again after so long; what it had answered has come by then
 task_publish_retry_policy = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
 task_track_started = False
 

@@ -13,7 +13,9 @@ from celery.exceptions import Ignore, Retry
 
 from aggregator import telemetry
 from aggregator.errors import AggregatorError, QuarantinedError
-from aggregator.tasks.naming import job_of, short
+from aggregator.tasks.naming import job_of, log_fields, short
+
+log = structlog.get_logger(__name__)
 
 
 class PolicyTask(Task):
@@ -36,7 +38,8 @@ class PolicyTask(Task):
         """Run the task unless its job is set aside, with its metrics and its name in every log line."""
         name = short(str(self.name))
         job = job_of(str(self.name), args, kwargs)
-        with structlog.contextvars.bound_contextvars(task=name, task_id=self.request.id):
+        fields = {"task": name, "task_id": self.request.id, **log_fields(str(self.name), args, kwargs)}
+        with structlog.contextvars.bound_contextvars(**fields):
             return _measured(name, lambda: _guarded(job, lambda: super(PolicyTask, self).__call__(*args, **kwargs)))
 
 
@@ -57,6 +60,13 @@ def _measured(task: str, run: Callable[[], Any]) -> Any:  # noqa: ANN401 - as ab
         return None
     except (Ignore, Retry):
         outcome = "passed_on"
+        raise
+    except AggregatorError as error:
+        # What somebody can act on needs no traceback.
+        log.warning("task_failed", error=str(error))
+        raise
+    except Exception:
+        log.exception("task_failed")
         raise
     else:
         return result

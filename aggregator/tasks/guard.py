@@ -122,6 +122,7 @@ class ShardWatch:
                 return False
             self.admitted[subject] = admission
         progress.note(shard_id)
+        structlog.contextvars.bind_contextvars(shard=shard_id)
         return True
 
     def rolled_up(self, shard_id: int) -> None:
@@ -131,5 +132,6 @@ class ShardWatch:
     def finish(self) -> None:
         """The run is over, and the process lives: what it worked on does not kill."""
         progress.nothing()
+        structlog.contextvars.unbind_contextvars("shard")
         for subject, admission in self.admitted.items():
             admission.end(self.database, is_success=subject in self.done, now=self.clock())

@@ -32,6 +32,25 @@ def job_of(task: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> tup
     return None
 
 
+def log_fields(task: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> dict[str, str | int]:
+    """What a task works on, for every line that it logs: source, shard, slot and summary, as far as it has them."""
+    places = _PLACES.get(short(task), {})
+    found = {field: _argument(arguments, named, place, name) for field, (place, name) in places.items()}
+    return {field: value for field, value in found.items() if isinstance(value, str | int)}
+
+
+_SLOT = {"slot": (0, "slot")}
+#: By task: the fields of its log lines, each with its place among the arguments and its name there.
+_PLACES: Mapping[str, Mapping[str, tuple[int, str]]] = {
+    "wake": {"source": (0, "source"), "slot": (1, "slot")},
+    "collect": {"source": (0, "source"), "shard": (1, "shard"), "slot": (2, "slot")},
+    "summarize": {**_SLOT, "summary": (1, "name")},
+    "rollup": _SLOT,
+    "maintain": _SLOT,
+    "verify": _SLOT,
+}
+
+
 def _argument(arguments: Sequence[Any], named: Mapping[str, Any], place: int, name: str) -> Any:  # noqa: ANN401 - a message holds anything
     return arguments[place] if len(arguments) > place else named.get(name)
 

@@ -58,15 +58,22 @@ class ReportingRequest(Request):
         shard = progress.of_process(self.worker_pid) if self.worker_pid else None
         if job == ("rollup", "") and shard is not None:
             job = ("rollup", str(shard))
-        fields = {"task": short(task), "subject": job[1] if job else "", "reason": reason}
-        log.warning("process_lost", **fields, task_id=self.id)
+        name, subject = short(task), job[1] if job else ""
+        log.warning("process_lost", task=name, subject=subject, reason=reason, task_id=self.id)
         try:
+            # A child that was forked since has closed the parent's connection to RabbitMQ: that is tried again, as all
+            # publishing is (task_publish_retry_policy).
             self._app.send_task(
                 REPORT,
-                kwargs={**fields, "counted": job is not None, "at": datetime.now(UTC).isoformat()},
+                kwargs={
+                    "task": name,
+                    "subject": subject,
+                    "reason": reason,
+                    "counted": job is not None,
+                    "at": datetime.now(UTC).isoformat(),
+                },
                 expires=_EXPIRES_SECONDS,
                 ignore_result=True,
-                retry=False,
             )
         except OperationalError as error:
-            log.warning("loss_unreported", **fields, error=str(error))
+            log.warning("loss_unreported", task=name, subject=subject, reason=reason, error=str(error))
