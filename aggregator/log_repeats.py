@@ -94,7 +94,7 @@ def _with_count(record: logging.LogRecord, repeated: int) -> logging.LogRecord:
     """The record with how many it stands for; a copy, for other handlers have it too."""
     counted = copy.copy(record)
     if isinstance(record.msg, Mapping):
-        counted.msg = {**record.msg, "repeated": repeated}  # type: ignore[assignment] # structlog's, a mapping
+        counted.msg = {**record.msg, "repeated": repeated}
     else:
         counted.repeated = repeated
     return counted

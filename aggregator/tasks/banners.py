@@ -17,5 +17,4 @@ class QuietBeat(Beat):
     """Beat, whose banner has a dozen lines, without it."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Celery's own
-        super().__init__(*args, **options)
-        self.quiet = self.quiet or not is_seen()
+        super().__init__(*args, **{**options, "quiet": options.get("quiet") or not is_seen()})

@@ -134,6 +134,7 @@ class Exporter(bootsteps.StartStopStep):
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(timeout=5)
+        self.process = None  # the timer goes on while the pool ends: it must not be started again
 
     terminate = stop
 
