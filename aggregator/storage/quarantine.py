@@ -15,6 +15,9 @@ MOST_LOSSES = 3
 #: The task that a job is a part of: these are all that can be set aside.
 TASKS = ("wake", "collect", "rollup", "summarize", "maintain", "verify")
 
+#: Any pause has become its longest by then.
+_MOST_DOUBLINGS = 20
+
 _TABLE = tables.job_losses
 
 
@@ -38,7 +41,8 @@ class Pauses:
 
     def after(self, losses: int) -> timedelta:
         """The pause after so many losses in a row."""
-        return min(self.first * 2 ** min(losses - MOST_LOSSES, 20), self.longest)
+        doublings = min(max(losses - MOST_LOSSES, 0), _MOST_DOUBLINGS)
+        return min(self.first * (1 << doublings), self.longest)
 
 
 #: A single source, summary or shard can wait. What serves everything is left alone for as short as does no harm.
@@ -117,4 +121,12 @@ def of_job(job: Job) -> ColumnElement[bool]:
 
 def as_losses(row: Row[Any]) -> Losses:
     """A whole row of the table."""
-    return Losses(Job(row.task, row.subject), *row[2:])
+    return Losses(
+        Job(row.task, row.subject),
+        row.losses,
+        row.reason,
+        row.first_lost_at,
+        row.last_lost_at,
+        row.quarantined_at,
+        row.retry_at,
+    )
