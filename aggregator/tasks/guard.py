@@ -89,7 +89,7 @@ def report(job: Job | None, *, task: str, reason: str, at: datetime) -> None:
         return
     here = context()
     losses = here.database.run(partial(record_loss, job=job, reason=reason, at=at, now=here.clock()))
-    if losses is not None and losses.quarantined_at is not None:
+    if losses is not None and losses.retry_at is not None:
         log.error(
             "job_quarantined", job=str(job), losses=losses.losses, reason=reason, retry_at=losses.retry_at.isoformat()
         )
