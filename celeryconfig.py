@@ -94,6 +94,7 @@ task_routes = {
     "aggregator.maintain": {"queue": f"{_namespace}.maintain"},
     "aggregator.verify": {"queue": f"{_namespace}.maintain"},
     "aggregator.announce": {"queue": f"{_namespace}.node.{_settings.node}"},
+    "aggregator.report_lost": {"queue": f"{_namespace}.node.{_settings.node}"},
 }
 
 # --- Limits: statement timeout (60 s) < soft limit < hard limit < half the visibility timeout -------------------------
@@ -103,6 +104,7 @@ task_acks_late = True
 task_acks_on_failure = True
 task_acks_on_timeout = True  # a poison task must not come back for ever (docs/pitfalls.md#worker-lost)
 task_retry_on_worker_lost = True
+worker_lost_wait = 3.0  # a killed child's message is sent again after so long; what it had answered has come by then
 task_publish_retry_policy = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
 task_track_started = False
 

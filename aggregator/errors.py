@@ -114,6 +114,18 @@ class DamagedFileError(AggregatorError):
     """A file to be imported cannot be read; the message names the file, the line and the reason."""
 
 
+class QuarantinedError(AggregatorError):
+    """This job keeps losing its process and is set aside for a while; `aggregator quarantine list` says until when."""
+
+    retry = True
+
+
+class UnknownJobError(AggregatorError):
+    """No job of that name is set aside; `aggregator quarantine list` shows their names."""
+
+    exit_code = 2
+
+
 class CollectionFailedError(AggregatorError):
     """A collection asked for by hand failed on every target; the message is the first target's error."""
 

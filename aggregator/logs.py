@@ -1,4 +1,4 @@
-"""Log lines: static event names with fields, in UTC, to stderr, as text or JSON."""
+"""Log lines: static event names with fields, in UTC, to stderr, one line each, as text or JSON (docs/logs.md)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from aggregator.log_repeats import RepeatsHandler
+
 Level = Literal["debug", "info", "warning", "error"]
-Format = Literal["text", "json"]
+#: auto: text on a terminal, JSON where something else reads it.
+Format = Literal["auto", "text", "json"]
 Event = MutableMapping[str, object]
 
 _HIDDEN = "***"
 _SECRET_WORDS = ("password", "passwd", "secret", "token", "credential")
 
 
-def configure_logging(level: Level, log_format: Format = "text") -> None:
+def configure_logging(level: Level, log_format: Format = "auto") -> None:
     """Send this process' log lines, ours and those of libraries, to stderr; a second call replaces the first.
 
-    Fields whose name says that they are secret, and passwords within URLs, are hidden.
+    A line that comes again and again is written once a minute (`aggregator.log_repeats`). Fields whose name says that
+    they are secret, and passwords within URLs, are hidden.
     """
     shared = _shared_processors()
     structlog.configure(
@@ -35,12 +39,15 @@ def configure_logging(level: Level, log_format: Format = "text") -> None:
         cache_logger_on_first_use=False,  # a worker configures again after it has forked
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
+        foreign_pre_chain=[take_repeated, *shared],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_endings(log_format)],
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = RepeatsHandler()
     handler.setFormatter(formatter)
     root = logging.getLogger()
+    for replaced in root.handlers:
+        if isinstance(replaced, RepeatsHandler):
+            replaced.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
 
@@ -58,9 +65,18 @@ def _shared_processors() -> list[structlog.types.Processor]:
 
 
 def _endings(log_format: Format) -> Iterable[structlog.types.Processor]:
-    if log_format == "json":
+    """What makes a line of the fields. Both escape control characters: no value can begin a line or colour a screen."""
+    if log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()):
         return [structlog.processors.JSONRenderer(default=str)]
     return [structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)]
+
+
+def take_repeated(_logger: object, _method: str, event: Event) -> Event:
+    """How many lines a library's line stands for, as a field."""
+    record = event.get("_record")
+    if (repeated := getattr(record, "repeated", None)) is not None:
+        event["repeated"] = repeated
+    return event
 
 
 def hide_secrets(_logger: object, _method: str, event: Event) -> Event:

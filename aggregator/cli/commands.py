@@ -35,6 +35,13 @@ COMMANDS = (
     Command("recompute", "aggregator.cli.recompute", "recompute", "Roll up again from what is kept."),
     Command("verify", "aggregator.cli.verify", "verify", "Recompute buckets and compare; exit 1 where one differs."),
     Command("doctor", "aggregator.cli.doctor", "doctor", "Find what is wrong with servers, rights, clock or disk."),
+    Command(
+        "quarantine",
+        "aggregator.cli.quarantine",
+        "app",
+        "Jobs that were set aside: they kept losing their process.",
+        is_group=True,
+    ),
     Command("summary", "aggregator.cli.summary", "summary", "Show a cached summary."),
     Command("exporter", "aggregator.cli.exporter", "exporter", "Serve this node's own metrics."),
     Command("web", "aggregator.cli.web", "web", "Serve the installation's metrics, health and status page."),

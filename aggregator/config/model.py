@@ -143,7 +143,7 @@ class Settings(Model):
     run_commands: Literal["published", "local", "never"] = "published"
     worker_concurrency: int = Field(default=2, gt=0, le=64)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+    log_format: Literal["auto", "text", "json"] = "auto"
     sample_retention: Duration = timedelta(days=2)
     #: How long after its end a bucket may still receive samples before it is called final.
     lateness: Duration = timedelta(minutes=2)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from aggregator.storage.quarantine import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +50,10 @@ def _of_health(health: Health, now: datetime) -> Iterator[Metric]:
     yield _gauge("partitions_ahead_seconds", "How far ahead partitions reach.", ("table",), ahead)
     sizes = [((table,), float(size)) for table, size in health.table_bytes.items()]
     yield _gauge("table_bytes", "Bytes of a table with its indexes and partitions.", ("table",), sizes)
+    set_aside = Counter(found.job.task for found in health.quarantined)
+    # Each task, also without any: an alert on what was never there does not fire.
+    quarantined = [((task,), float(set_aside[task])) for task in TASKS]
+    yield _gauge("tasks_quarantined", "Jobs that are set aside, by task.", ("task",), quarantined)
     computed = [
         ((summary.name,), summary.computed_at.timestamp()) for summary in health.summaries if summary.computed_at
     ]

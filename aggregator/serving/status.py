@@ -72,6 +72,7 @@ _LISTS = (
     "partitions_held",
     "stored",
     "stored_of_sources",
+    "quarantined",
 )
 
 
@@ -132,6 +133,11 @@ def _problems(health: Health, now: datetime) -> Iterator[str]:
 
 
 def _process_problems(health: Health, now: datetime) -> Iterator[str]:
+    for found in health.quarantined:
+        yield (
+            f"job {found.job} is quarantined: it lost its process {found.losses} times in a row ({found.reason});"
+            f" it is tried again after {_instant(found.retry_at)}; see `aggregator quarantine list`"
+        )
     woken = health.last_wake or health.published_at
     if woken is not None and now - woken > BEAT_PATIENCE:
         since = _length((now - woken).total_seconds())
@@ -181,6 +187,7 @@ def _lists(health: Health, now: datetime) -> dict[str, list[dict[str, Any]]]:
         "glance": [asdict(glance) for glance in health.glance],
         "partitions_held": [asdict(held) for held in health.partitions_held],
         **stored_lists(health.measured),
+        "quarantined": [{**_without(found, "job"), "name": str(found.job)} for found in health.quarantined],
     }
 
 

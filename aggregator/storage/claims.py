@@ -117,10 +117,20 @@ def count_slot(connection: Connection, *, shard_id: int, slot: datetime, interva
     connection.execute(statement)
 
 
-def give_up_lost(connection: Connection, *, now: datetime) -> int:
+@dataclass(frozen=True)
+class GivenUp:
+    """A collection that was lost with its worker and that nobody took over."""
+
+    shard_id: int
+    slot: datetime
+    started_at: datetime
+    by_hand: bool
+
+
+def give_up_lost(connection: Connection, *, now: datetime) -> list[GivenUp]:
     """End collections that were lost with their worker and that nobody took over, and count their slots as missed.
 
-    Their pending targets stay pending. Gives their number. Reads the newest partitions whole; for `maintain`.
+    Their pending targets stay pending. Reads the newest partitions whole; for `maintain`.
     """
     lost = connection.execute(
         update(_TABLE)
@@ -130,13 +140,13 @@ def give_up_lost(connection: Connection, *, now: datetime) -> int:
             _TABLE.c.slot > now - LOST_WITHIN,
         )
         .values(finished_at=now)
-        .returning(_TABLE.c.shard_id, _TABLE.c.by_hand)
+        .returning(*(_TABLE.c[name] for name in GivenUp.__dataclass_fields__))
     ).all()
     table = tables.shard_slots
     for shard_id, count in Counter(row.shard_id for row in lost if not row.by_hand).items():
         missed = table.c.slots_missed + count
         connection.execute(update(table).where(table.c.shard_id == shard_id).values(slots_missed=missed))
-    return len(lost)
+    return [GivenUp(*row) for row in lost]
 
 
 def move_slots(connection: Connection, source_id: int, *, now: datetime) -> None:

@@ -24,6 +24,7 @@ from aggregator.storage.health_tiers import Backlog, TierHealth, backlogs, newes
 from aggregator.storage.health_verify import Verification, last_verification
 from aggregator.storage.held_partitions import HeldPartitions, held_partitions
 from aggregator.storage.measured_bytes import Measured, measure
+from aggregator.storage.quarantine import Losses, quarantined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,6 +83,8 @@ class Health:
     measured: Measured | None = None
     #: What the newest verification said; None before the first.
     verification: Verification | None = None
+    #: Jobs that are set aside because they keep losing their process.
+    quarantined: tuple[Losses, ...] = ()
 
 
 class HealthReader:
@@ -117,6 +120,7 @@ class HealthReader:
             partitions_end=self._keep("partitions", lambda: partitions_end(connection)),
             table_bytes=self._keep("bytes", lambda: table_bytes(connection), at_least_seconds=LONGEST_KEPT_SECONDS),
             partitions_held=held_partitions(connection),
+            quarantined=tuple(quarantined(connection)),
             measured=self._keep(
                 "stored", lambda: measure(connection, series=series), at_least_seconds=LONGEST_KEPT_SECONDS
             ),

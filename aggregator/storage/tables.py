@@ -517,6 +517,21 @@ rule_shards = Table(
     Column("input_shard_id", Integer, ForeignKey("shards.id"), primary_key=True, autoincrement=False),
 )
 
+#: Jobs whose process was lost since their last success, how often in a row, and from when on they are tried again.
+#: `quarantined_at` NULL: so far it is only counted.
+job_losses = Table(
+    "job_losses",
+    metadata,
+    Column("task", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("losses", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("first_lost_at", _instant(), nullable=False),
+    Column("last_lost_at", _instant(), nullable=False),
+    Column("quarantined_at", _instant()),
+    Column("retry_at", _instant()),
+)
+
 __all__ = [
     "SCHEMA",
     "blocks",
@@ -526,6 +541,7 @@ __all__ = [
     "frame_maps",
     "held_partitions",
     "installation",
+    "job_losses",
     "metadata",
     "nodes",
     "partition_writes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,18 @@ def _configuration() -> dict[str, Any]:
     return configuration
 
 
+class App(Celery):
+    """Celery's app, with our beat."""
+
+    @cached_property
+    def Beat(self) -> Any:  # noqa: ANN401, N802 - Celery's own
+        """What `celery beat` runs; loaded only there."""
+        return self.subclass_with_self("aggregator.tasks.banners:QuietBeat")
+
+
 def make_app() -> Celery:
     """The app that every process of this installation uses; it becomes the default one of this process."""
-    made = Celery("aggregator", task_cls=PolicyTask, set_as_current=True)
+    made = App("aggregator", task_cls=PolicyTask, set_as_current=True)
     made.config_from_object(_configuration())
     made.set_default()
     return made

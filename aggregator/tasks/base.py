@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import structlog
@@ -11,7 +12,10 @@ from celery import Task
 from celery.exceptions import Ignore, Retry
 
 from aggregator import telemetry
-from aggregator.errors import AggregatorError
+from aggregator.errors import AggregatorError, QuarantinedError
+from aggregator.tasks.naming import job_of, log_fields, short
+
+log = structlog.get_logger(__name__)
 
 
 class PolicyTask(Task):
@@ -27,11 +31,21 @@ class PolicyTask(Task):
     # What a caller can act on is an error of ours; it is reported without a traceback.
     throws = (AggregatorError,)
 
+    # Where a child was lost the parent says so (docs/adr/0018).
+    Request = "aggregator.tasks.request:ReportingRequest"
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - a task takes and gives anything
-        """Run the task, with its metrics and its name in every log line."""
-        short = str(self.name).removeprefix("aggregator.")
-        with structlog.contextvars.bound_contextvars(task=short, task_id=self.request.id):
-            return _measured(short, lambda: super(PolicyTask, self).__call__(*args, **kwargs))
+        """Run the task unless its job is set aside, with its metrics and its name in every log line."""
+        name = short(str(self.name))
+        job = job_of(str(self.name), args, kwargs)
+        fields = {"task": name, "task_id": self.request.id, **log_fields(str(self.name), args, kwargs)}
+        with structlog.contextvars.bound_contextvars(**fields):
+            return _measured(name, lambda: _guarded(job, lambda: super(PolicyTask, self).__call__(*args, **kwargs)))
+
+
+def _guarded(job: tuple[str, str] | None, run: Callable[[], Any]) -> Any:  # noqa: ANN401 - as above
+    # Loaded at first use: beat and clients send messages without what the work needs.
+    return import_module("aggregator.tasks.guard").run(job, run)
 
 
 def _measured(task: str, run: Callable[[], Any]) -> Any:  # noqa: ANN401 - as above
@@ -41,8 +55,18 @@ def _measured(task: str, run: Callable[[], Any]) -> Any:  # noqa: ANN401 - as ab
     try:
         result = run()
         outcome = "ok"
+    except QuarantinedError:
+        outcome = "quarantined"
+        return None
     except (Ignore, Retry):
         outcome = "passed_on"
+        raise
+    except AggregatorError as error:
+        # What somebody can act on needs no traceback.
+        log.warning("task_failed", error=str(error))
+        raise
+    except Exception:
+        log.exception("task_failed")
         raise
     else:
         return result

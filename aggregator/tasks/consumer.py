@@ -1,22 +1,30 @@
-"""How a worker reads its queues: without delayed messages, and with a cure for a task that nobody knows."""
+"""How a worker reads its queues: without delayed messages, with a word for unknown tasks, and an end to its stop."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from celery.worker import consumer
+from celery.worker.state import active_requests
 
 log = structlog.get_logger(__name__)
 
+#: What a child gets between the signal to end and its end, once its time is over (worker_soft_shutdown_timeout).
+KILL_AFTER_SECONDS = 3.0
 _DELAYED_DELIVERY = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
 
 
 class Consumer(consumer.Consumer):
-    """Celery's consumer, but for two things.
+    """Celery's consumer, but for three things.
 
     It makes none of the 28 exchanges and quorum queues outside of our namespace that Celery wants on RabbitMQ for
-    messages with an ETA: we send none. And a task that is not registered is said to be so in one line.
+    messages with an ETA: we send none. A task that is not registered is said to be so in one line. And a child that
+    does not end when it has to is killed.
     """
 
     class Blueprint(consumer.Consumer.Blueprint):
@@ -34,3 +42,21 @@ class Consumer(consumer.Consumer):
             remedy="send one of these, start this worker at the sender's version, or see `inspect registered`",
         )
         super().on_unknown_task(body, message, exc)
+
+    def cancel_active_requests(self) -> None:
+        """Cancel what runs when the worker has to end; it is called when the time for an orderly end is over.
+
+        Celery would wait for ever for a child that is in a loop in C and never gets to the signal that it is sent. The
+        children are killed from a thread: nothing is forked any more, and the main one waits for the pool.
+        """
+        process_ids = [request.worker_pid for request in tuple(active_requests) if request.worker_pid is not None]
+        super().cancel_active_requests()
+        timer = threading.Timer(KILL_AFTER_SECONDS, _kill, (process_ids,))
+        timer.daemon = True
+        timer.start()
+
+
+def _kill(process_ids: list[int]) -> None:
+    for process_id in process_ids:
+        with suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGKILL)

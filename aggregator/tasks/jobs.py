@@ -51,27 +51,36 @@ def rollup(slot: str | None = None) -> int:
 
 
 @app.task(name="aggregator.summarize")
-def summarize(slot: str | None = None, name: str | None = None) -> int:
+def summarize(slot: str | None = None, name: str | None = None) -> int | None:
     """Wake the summaries that are due, by a message each; or refresh the one named, or without a slot all, now.
 
-    Gives how many were woken, or refreshed.
+    Gives how many were woken, or refreshed; None where the slot of the one named was not refreshed by this run.
     """
-    return int(_work().summarize(summarize, slot, name))
+    return _work().summarize(summarize, slot, name)  # type: ignore[no-any-return] # loaded late
 
 
 @app.task(name="aggregator.maintain")
-def maintain(slot: str | None = None) -> int:
-    """Make partitions and drop what has passed its retention; gives how many came or went."""
-    return int(_work().maintain(slot))
+def maintain(slot: str | None = None) -> int | None:
+    """Make partitions and drop what has passed its retention; gives how many came or went.
+
+    None where another worker has the slot.
+    """
+    return _work().maintain(slot)  # type: ignore[no-any-return] # loaded late
 
 
 @app.task(name="aggregator.verify")
-def verify(slot: str | None = None) -> int:
-    """Recompute some buckets and compare; gives how many values differ, 0 also where another worker has the slot."""
-    return int(_work().verify(slot))
+def verify(slot: str | None = None) -> int | None:
+    """Recompute some buckets and compare; gives how many values differ, None where another worker has the slot."""
+    return _work().verify(slot)  # type: ignore[no-any-return] # loaded late
 
 
 @app.task(name="aggregator.announce")
 def announce(started_at: str) -> None:
     """Say that this node lives; at its first time publish the configuration of its file."""
     _work().announce(started_at)
+
+
+@app.task(name="aggregator.report_lost")
+def report_lost(task: str, subject: str, reason: str, at: str, *, counted: bool) -> None:
+    """Count that a child of this node was lost while it ran a task; the worker's parent says so."""
+    _work().report_lost(task, subject, reason, at, is_counted=counted)

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from billiard import current_process
+from billiard.util import get_logger as get_pool_logger
 from celery import Celery, bootsteps, signals
 from celery.utils.nodenames import default_nodename
 from kombu.exceptions import OperationalError
@@ -22,14 +23,16 @@ from aggregator import __version__, telemetry
 from aggregator.config.load import load_settings
 from aggregator.config.model import Settings
 from aggregator.logs import configure_logging
+from aggregator.tasks import progress
 from aggregator.tasks.app import app
+from aggregator.tasks.banners import is_seen
 
 log = structlog.get_logger(__name__)
 
 #: How often a worker says that it lives: through its broker, one of its children, and the database.
 ANNOUNCE_SECONDS = 15.0
-#: They say of every message that it was sent, received and done: a hundred thousand lines a day.
-_CHATTY = ("celery.beat", "celery.worker.strategy", "celery.app.trace")
+#: They say of every message that it was sent, received, expired and done: a hundred thousand lines a day.
+_CHATTY = ("celery.beat", "celery.worker.strategy", "celery.worker.request", "multiprocessing")
 
 
 @signals.setup_logging.connect(weak=False)
@@ -37,15 +40,19 @@ def _set_up_logging(**_: Any) -> None:  # noqa: ANN401 - Celery's signal sends a
     """Log as everything else of ours does, instead of Celery's own format."""
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
+    get_pool_logger().propagate = True  # lines about the children: without it they go to stderr as they are
+    logging.captureWarnings(capture=True)
     if settings.log_level != "debug":
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("celery.app.trace").setLevel(logging.CRITICAL)  # our `task_failed` says the same, in one line
 
 
 @signals.worker_init.connect(weak=False)
 def _load_work(**_: Any) -> None:  # noqa: ANN401 - as above
     """Before the pool forks: what all children need is loaded once and shared."""
     telemetry.forget_gauges(metrics_directory(load_settings()))
+    progress.share()
     import_module("aggregator.tasks.work")
     for collector in ("command", "host", "prometheus", "selftest"):
         import_module(f"aggregator.collectors.{collector}")
@@ -56,7 +63,11 @@ def _load_work(**_: Any) -> None:  # noqa: ANN401 - as above
 
 @signals.celeryd_init.connect(weak=False)
 def _name_worker(instance: Any, **_: Any) -> None:  # noqa: ANN401 - as above
-    """Call the worker by its node: two on one machine with the same name would take each other's commands."""
+    """Call the worker by its node: two on one machine with the same name would take each other's commands.
+
+    And no banner where it would be a log of twenty lines that are none.
+    """
+    instance.quiet = instance.quiet or not is_seen()
     if instance.hostname == default_nodename(None):  # a name of the user's own stays
         instance.hostname = f"celery@{load_settings().node}"
 
@@ -123,6 +134,7 @@ class Exporter(bootsteps.StartStopStep):
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(timeout=5)
+        self.process = None  # the timer goes on while the pool ends: it must not be started again
 
     terminate = stop
 
@@ -154,7 +166,8 @@ class Announcer(bootsteps.StartStopStep):
                 kwargs={"started_at": self.started_at},
                 expires=ANNOUNCE_SECONDS,
                 ignore_result=True,
-                retry=False,
+                # At once and once more: a child that was forked since has closed the connection to RabbitMQ.
+                retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0},
             )
         except OperationalError as error:
             log.warning("announce_failed", error=str(error))

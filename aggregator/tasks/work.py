@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from aggregator import telemetry
@@ -11,9 +12,12 @@ from aggregator.errors import UnknownSourceError, UsageError
 from aggregator.rollups.buckets import floor_to
 from aggregator.stages import maintain as maintain_stage
 from aggregator.storage import announce as announcing
-from aggregator.storage import summaries
+from aggregator.storage import quarantine, summaries
+from aggregator.storage.quarantine import Job
+from aggregator.tasks import guard
 from aggregator.tasks.by_hand import collect_by_hand
 from aggregator.tasks.context import Context, context
+from aggregator.tasks.guard import ShardWatch
 from aggregator.tasks.schedule import MOST_WAKE_INTERVAL, ROLLUP_INTERVAL, VERIFY_INTERVAL
 
 #: A rollup goes on for so long at most; what is left is taken up at the next wake.
@@ -42,7 +46,12 @@ def wake(collect_task: Any, source: str, slot: str) -> int:  # noqa: ANN401 - Ce
     """Send one message for each shard of a source; gives their number."""
     here = context()
     source_id, configured = here.source(source)
-    shards = here.wake.shards(source_id, configured, slot=_instant(slot), now=here.clock())
+    refused = _refused(here, "collect")
+    shards = [
+        shard
+        for shard in here.wake.shards(source_id, configured, slot=_instant(slot), now=here.clock())
+        if f"{source}:{shard.id}" not in refused
+    ]
     # A longer slot is sent again every minute.
     expires = min(configured.interval, MOST_WAKE_INTERVAL).total_seconds()
     options: dict[str, Any] = {"expires": expires, "ignore_result": True}
@@ -90,19 +99,27 @@ def rollup(slot: str | None) -> int:
     """Roll up what is due; gives the rows written."""
     here = context()
     _woken(here, "rollup", slot, ROLLUP_INTERVAL)
-    return here.rollup.run(here.clock, budget=ROLLUP_BUDGET)
+    watch = ShardWatch.of(here.database, here.clock)
+    try:
+        return here.rollup.run(here.clock, budget=ROLLUP_BUDGET, watch=watch)
+    finally:
+        watch.finish()
 
 
-def summarize(task: Any, slot: str | None, name: str | None) -> int:  # noqa: ANN401 - Celery's task is untyped
-    """Send one message for each summary that is due, or refresh one slot of one, or all by hand; gives how many."""
+def summarize(task: Any, slot: str | None, name: str | None) -> int | None:  # noqa: ANN401 - Celery's task is untyped
+    """Send one message for each summary that is due, or refresh one slot of one, or all by hand; gives how many.
+
+    None where the slot of the one was not refreshed here.
+    """
     here = context()
     if slot is None:
         return here.summarize.run(clock=here.clock, only=name)
     if name is not None:
-        return int(here.summarize.refresh(name, slot=_instant(slot), clock=here.clock))
+        return 1 if here.summarize.refresh(name, slot=_instant(slot), clock=here.clock) else None
     refresh = here.database.run(summaries.shortest_refresh)
     _woken(here, "summarize", slot, min(refresh or MOST_WAKE_INTERVAL, MOST_WAKE_INTERVAL))
-    due = here.summarize.wake(clock=here.clock)
+    refused = _refused(here, "summarize")
+    due = [one for one in here.summarize.wake(clock=here.clock) if one.name not in refused]
     for one in due:
         # One for each: a query that takes long holds up no other summary.
         expires = min(one.expires, MOST_WAKE_INTERVAL).total_seconds()
@@ -110,22 +127,22 @@ def summarize(task: Any, slot: str | None, name: str | None) -> int:  # noqa: AN
     return len(due)
 
 
-def maintain(slot: str | None) -> int:
-    """Make and drop partitions; gives how many."""
+def maintain(slot: str | None) -> int | None:
+    """Make and drop partitions; gives how many, None where another worker has the slot."""
     here = context()
     _woken(here, "maintain", slot, MOST_WAKE_INTERVAL)
     claimed = floor_to(here.clock(), maintain_stage.INTERVAL) if slot is not None else None
     done = here.maintain.run(clock=here.clock, slot=claimed)
-    return done.changes if done is not None else 0
+    return done.changes if done is not None else None
 
 
-def verify(slot: str | None) -> int:
-    """Recompute some buckets and compare; gives how many values differ."""
+def verify(slot: str | None) -> int | None:
+    """Recompute some buckets and compare; gives how many values differ, None where another worker has the slot."""
     here = context()
     _woken(here, "verify", slot, VERIFY_INTERVAL)
     claimed = _instant(slot) if slot is not None else here.clock()
     report = here.verify.run(clock=here.clock, slot=claimed, budget=VERIFY_BUDGET)
-    return report.total if report is not None else 0
+    return report.total if report is not None else None
 
 
 def announce(started_at: str) -> None:
@@ -135,6 +152,19 @@ def announce(started_at: str) -> None:
         here.database, here.settings, config_hash=here.config_hash, started_at=_instant(started_at), now=here.clock()
     )
     telemetry.put("config_info", 1, hash=here.config_hash)
+
+
+def report_lost(task: str, subject: str, reason: str, at: str, *, is_counted: bool) -> None:
+    """Count that a child of this node was lost."""
+    job = Job(task, subject) if is_counted else None
+    guard.report(job, task=task, reason=reason, at=_instant(at))
+
+
+def _refused(here: Context, task: str) -> frozenset[str]:
+    """The subjects of a task that are set aside now: no message is sent for them."""
+    found = here.database.run(partial(quarantine.all_losses, task=task))
+    now = here.clock()
+    return frozenset(one.job.subject for one in found if one.is_refused(now=now))
 
 
 def _woken(here: Context, job: str, slot: str | None, interval: timedelta) -> None:

@@ -176,7 +176,15 @@ def wait_for(url: str, statement: str, *values: object, patience: timedelta = PA
 def children(process: subprocess.Popen[bytes]) -> list[int]:
     """The process ids of a worker's children that run tasks, not that of its exporter."""
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in listed if b"exporter" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in listed if b"exporter" not in _command_line(pid)]
+
+
+def _command_line(pid: str) -> bytes:
+    """What a process was started with; as an exporter's, which nobody asks for, where it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b"exporter"
 
 
 def kill(process_id: int) -> None:

@@ -105,10 +105,10 @@ def test_a_slot_that_was_lost_with_its_worker_is_counted_as_missed_once(installa
     assert first is not None
     installation.database.run(lambda found: claims.count_slot(found, shard_id=shard_id, slot=START, interval=STEP))
     ended = START + LEASE + claims.GIVE_UP_AFTER
-    assert installation.database.run(lambda found: claims.give_up_lost(found, now=ended)) == 0
+    assert len(installation.database.run(lambda found: claims.give_up_lost(found, now=ended))) == 0
     lost_at = ended + STEP
-    assert installation.database.run(lambda found: claims.give_up_lost(found, now=lost_at)) == 1
-    assert installation.database.run(lambda found: claims.give_up_lost(found, now=lost_at)) == 0
+    assert len(installation.database.run(lambda found: claims.give_up_lost(found, now=lost_at))) == 1
+    assert len(installation.database.run(lambda found: claims.give_up_lost(found, now=lost_at))) == 0
     assert installation.database.run(claim_start(installation, at=lost_at)) is None
     with installation.database.engine.connect() as connection:
         assert connection.execute(select(tables.shard_slots.c.slots_missed)).scalar_one() == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 import time
@@ -176,7 +177,10 @@ def _read_ahead(
         except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that waits
             arriving.put(error)
 
-    reader = threading.Thread(target=read, name=f"collect-{source.name}", daemon=True)
+    # Log lines of the collector have the fields of the task that waits for it.
+    reader = threading.Thread(
+        target=contextvars.copy_context().run, args=(read,), name=f"collect-{source.name}", daemon=True
+    )
     reader.start()
     try:
         yield arriving

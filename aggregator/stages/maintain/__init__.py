@@ -14,7 +14,9 @@ from aggregator.storage import catalog, claims, held_partitions, partition_write
 from aggregator.storage.catalog import Installation
 from aggregator.storage.engine import Connection, Database, StorageError, is_lock_timeout
 from aggregator.storage.held_partitions import HeldPartition
+from aggregator.storage.losses import record_given_up
 from aggregator.storage.partitions import COLLECTIONS, SAMPLES, Partition, Partitioned
+from aggregator.storage.quarantine import Losses
 
 log = structlog.get_logger(__name__)
 
@@ -89,11 +91,22 @@ class Maintain:
             if reason is retention.LOCKED:
                 locked.add(partitioned.table)
         self.database.run(lambda connection: held_partitions.record(connection, held, now=now))
-        if lost := self.database.run(lambda connection: claims.give_up_lost(connection, now=now)):
-            log.warning("collections_lost", slots=lost)
+        self._give_up_lost(now)
         self.database.run(lambda connection: runs.forget_before(connection, now - KEEP_RUNS))
         sealed = Sealing(self.database, installation, clock).run()
         return Maintained(made, tuple(dropped), tuple((one.name, one.reason) for one in held), sealed)
+
+    def _give_up_lost(self, now: datetime) -> None:
+        def work(connection: Connection) -> tuple[int, list[Losses]]:
+            lost = claims.give_up_lost(connection, now=now)
+            return len(lost), record_given_up(connection, lost, now=now)
+
+        slots, losses = self.database.run(work)
+        if slots:
+            log.warning("collections_lost", slots=slots)
+        for one in losses:
+            if one.quarantined_at is not None:
+                log.error("job_quarantined", job=str(one.job), losses=one.losses, reason=one.reason)
 
     def _drop(self, partitioned: Partitioned, partition: Partition, needs: retention.Needs) -> retention.Held | None:
         """Drop a partition; gives the reason where it has to stay for now."""

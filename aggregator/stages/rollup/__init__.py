@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import structlog
 
@@ -22,6 +23,18 @@ log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 
 
+class Watch(Protocol):
+    """Somebody who looks after shards that may do harm."""
+
+    def begins(self, shard_id: int) -> bool:
+        """A shard is about to be rolled up; False: leave it out."""
+        ...
+
+    def rolled_up(self, shard_id: int) -> None:
+        """A transaction of a shard was committed."""
+        ...
+
+
 @dataclass
 class Rollup:
     """The stage, with what its process may remember between runs."""
@@ -34,7 +47,9 @@ class Rollup:
         """Forget what was read where the connection had to be made anew."""
         self.database.on_reconnect.append(self.layouts.forget)
 
-    def run(self, clock: Clock, *, budget: timedelta, only: Collection[int] | None = None) -> int:
+    def run(
+        self, clock: Clock, *, budget: timedelta, only: Collection[int] | None = None, watch: Watch | None = None
+    ) -> int:
         """Roll up what is due, shard after shard, until nothing is left or the budget is spent; gives rows written.
 
         `only`: these shards and no others. What one shard raises is raised again when the others are done.
@@ -48,6 +63,9 @@ class Rollup:
             shard_id = next((shard_id for shard_id in due if shard_id not in left_out), None)
             if shard_id is None:
                 break
+            if watch is not None and not watch.begins(shard_id):
+                left_out.add(shard_id)
+                continue
             try:
                 written = self._roll_up(shard_id, clock=clock)
             except ServerUnreachableError:
@@ -60,6 +78,8 @@ class Rollup:
                 left_out.add(shard_id)
             else:
                 rows += written
+                if watch is not None:
+                    watch.rolled_up(shard_id)
         if failure is not None:
             raise failure
         return rows

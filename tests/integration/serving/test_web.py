@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 STATUS_FIELDS = {
     "as_of", "version", "ok", "problems", "servers", "sources", "targets", "tiers", "summaries", "nodes", "glance",
-    "partitions_held", "stored", "stored_of_sources",
+    "partitions_held", "stored", "stored_of_sources", "quarantined",
 }  # fmt: skip
 FIELDS = {
     "sources": {

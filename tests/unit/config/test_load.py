@@ -90,7 +90,7 @@ def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path) -> No
     environment = {"HOME": "/", "AGGREGATOR_NODE": "env", "AGGREGATOR_NAMESPACE": "env", "AGGREGATOR_LOG_FORMAT": ""}
     settings = load_settings(path, environment=environment, overrides={"node": "flag", "namespace": None})
     assert (settings.node, settings.namespace, settings.log_level) == ("flag", "env", "error")
-    assert settings.log_format == "text"
+    assert settings.log_format == "auto"
 
 
 def test_every_scalar_has_a_variable_and_secrets_come_from_files_too(tmp_path: Path) -> None:

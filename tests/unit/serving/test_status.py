@@ -13,6 +13,7 @@ from aggregator.storage.health import Health, NodeHealth, SummaryHealth
 from aggregator.storage.health_sources import SourceHealth, TargetHealth
 from aggregator.storage.health_tiers import TierHealth
 from aggregator.storage.held_partitions import HeldPartitions
+from aggregator.storage.quarantine import Job, Losses
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 UP = {"database": Server(is_up=True), "broker": Server(None), "cache": Server(None)}
@@ -137,3 +138,13 @@ def test_what_json_cannot_hold_becomes_what_it_can() -> None:
     assert plain({"a": [NOW, float("nan"), float("-inf"), None, 1.5]}) == {
         "a": ["2026-03-01T12:00:00.000Z", None, None, None, 1.5]
     }
+
+
+def test_a_quarantined_job_is_a_problem_that_says_why_and_until_when() -> None:
+    lost = Losses(Job("collect", "node:7"), 4, "signal 9 (SIGKILL)", ago(900), ago(60), ago(300), ago(-540))
+    (problem,) = problems(quarantined=(lost,))
+    assert problem.startswith("job collect:node:7 is quarantined: it lost its process 4 times in a row")
+    assert "signal 9 (SIGKILL)" in problem
+    assert "2026-03-01T12:09:00.000Z" in problem
+    document = Status(NOW, UP, replace(WELL, quarantined=(lost,))).document()
+    assert document["quarantined"][0]["name"] == "collect:node:7"
