@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -81,15 +80,17 @@ def test_every_metric_of_a_rule_is_exported() -> None:
     assert named <= exported
 
 
-def test_what_is_ahead_of_the_rules_says_no_counter_is_increased_that_may_fall() -> None:
+def test_operations_lists_every_alert_with_its_severity_and_runbook() -> None:
+    text = (RUNBOOKS.parents[1] / "docs" / "operations.md").read_text()
+    listed = re.findall(r"^\| \[(\w+)\]\(\.\./deploy/runbooks/(\w+)\.md\) \| (\w+) \|", text, re.MULTILINE)
+    assert listed == [(alert.name, alert.name, alert.labels["severity"]) for alert in ALERTS]
+
+
+def test_no_rule_takes_a_counter_that_may_fall_for_one_that_begins_anew() -> None:
     for alert in ALERTS:
         assert not re.search(r"(rate|increase)\(aggregator_slots_missed_total", alert.expression)
 
 
-def loaded(path: Path) -> Any:
-    return read(path)
-
-
 @pytest.mark.parametrize("path", sorted(RULES[0].parents[1].glob("*.yml")), ids=lambda path: path.name)
 def test_prometheus_is_told_of_the_rules(path: Path) -> None:
-    assert loaded(path)["rule_files"] == ["rules/*.yml"]
+    assert read(path)["rule_files"] == ["rules/*.yml"]
