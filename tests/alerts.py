@@ -17,7 +17,7 @@ RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 RULE_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 RUNBOOKS = ROOT / "deploy" / "runbooks"
 #: What Prometheus itself says of a target.
-OF_PROMETHEUS = frozenset({"up", "aggregator_tasks_quarantined"})
+OF_PROMETHEUS = frozenset({"up"})
 _FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r"`([^`\n]+(?:\n  [^`\n]+)?)`")
 
