@@ -39,7 +39,6 @@ class InstallationMetrics(Collector):
 def _of_health(health: Health, now: datetime) -> Iterator[Metric]:
     yield from _of_sources(health)
     yield from _of_tiers(health)
-    yield from _of_summaries(health)
     yield from _of_database(health, now)
     published = [] if health.published_at is None else [((), health.published_at.timestamp())]
     yield _gauge("config_published_timestamp_seconds", "When the configuration was published.", (), published)
@@ -47,9 +46,10 @@ def _of_health(health: Health, now: datetime) -> Iterator[Metric]:
     yield _gauge("beat_last_wake_timestamp_seconds", "When beat last woke any job.", (), wake)
     seen = [((node.name,), node.last_seen.timestamp()) for node in health.nodes]
     yield _gauge("worker_last_seen_timestamp_seconds", "When a node's worker last reported.", ("node",), seen)
-
-
-def _of_summaries(health: Health) -> Iterator[Metric]:
+    ahead = [((table,), (end - now).total_seconds() if end else 0.0) for table, end in health.partitions_end.items()]
+    yield _gauge("partitions_ahead_seconds", "How far ahead partitions reach.", ("table",), ahead)
+    sizes = [((table,), float(size)) for table, size in health.table_bytes.items()]
+    yield _gauge("table_bytes", "Bytes of a table with its indexes and partitions.", ("table",), sizes)
     computed = [
         ((summary.name,), summary.computed_at.timestamp()) for summary in health.summaries if summary.computed_at
     ]
@@ -59,10 +59,6 @@ def _of_summaries(health: Health) -> Iterator[Metric]:
 
 
 def _of_database(health: Health, now: datetime) -> Iterator[Metric]:
-    ahead = [((table,), (end - now).total_seconds() if end else 0.0) for table, end in health.partitions_end.items()]
-    yield _gauge("partitions_ahead_seconds", "How far ahead partitions reach.", ("table",), ahead)
-    sizes = [((table,), float(size)) for table, size in health.table_bytes.items()]
-    yield _gauge("table_bytes", "Bytes of a table with its indexes and partitions.", ("table",), sizes)
     waits = [
         ((tier,), max(0.0, (now - due).total_seconds()) if due else 0.0) for tier, due in health.sealing_due.items()
     ]

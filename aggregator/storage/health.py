@@ -78,16 +78,16 @@ class Health:
     partitions_end: dict[str, datetime | None]
     #: Bytes with indexes and out-of-line values, by table; partitions count for their parent.
     table_bytes: dict[str, int]
+    #: How near the server is to its limits; None: nobody asked.
+    limits: DatabaseLimits | None = None
+    #: When the oldest span that is not sealed fell or falls due, by tier and for samples; None: it holds nothing.
+    sealing_due: dict[str, datetime | None] = field(default_factory=dict)
     #: What holds partitions past their retention.
     partitions_held: tuple[HeldPartitions, ...] = ()
     #: What is stored, by tier, form and source; None: it was not measured.
     measured: Measured | None = None
     #: What the newest verification said; None before the first.
     verification: Verification | None = None
-    #: How near the server is to its limits; None: nobody asked.
-    limits: DatabaseLimits | None = None
-    #: When the oldest span that is not sealed fell or falls due, by tier and for samples; None: it holds nothing.
-    sealing_due: dict[str, datetime | None] = field(default_factory=dict)
 
 
 class HealthReader:
