@@ -42,6 +42,9 @@ class InstallationMetrics(Collector):
 def _of_health(health: Health, now: datetime) -> Iterator[Metric]:
     yield from _of_sources(health)
     yield from _of_tiers(health)
+    yield from _of_database(health, now)
+    published = [] if health.published_at is None else [((), health.published_at.timestamp())]
+    yield _gauge("config_published_timestamp_seconds", "When the configuration was published.", (), published)
     wake = [] if health.last_wake is None else [((), health.last_wake.timestamp())]
     yield _gauge("beat_last_wake_timestamp_seconds", "When beat last woke any job.", (), wake)
     seen = [((node.name,), node.last_seen.timestamp()) for node in health.nodes]
@@ -58,6 +61,23 @@ def _of_health(health: Health, now: datetime) -> Iterator[Metric]:
         ((summary.name,), summary.computed_at.timestamp()) for summary in health.summaries if summary.computed_at
     ]
     yield _gauge("summary_computed_timestamp_seconds", "When a summary was last computed.", ("summary",), computed)
+    refresh = [((summary.name,), summary.refresh_seconds) for summary in health.summaries]
+    yield _gauge("summary_refresh_interval_seconds", "How often a summary is to be computed.", ("summary",), refresh)
+
+
+def _of_database(health: Health, now: datetime) -> Iterator[Metric]:
+    waits = [
+        ((tier,), max(0.0, (now - due).total_seconds()) if due else 0.0) for tier, due in health.sealing_due.items()
+    ]
+    help_text = "How long the oldest span that is not sealed has waited for it, of a tier or of samples."
+    yield _gauge("sealing_due_age_seconds", help_text, ("tier",), waits)
+    if (limits := health.limits) is not None:
+        used, allowed = [((), float(limits.connections))], [((), float(limits.connections_allowed))]
+        yield _gauge("database_connections", "Connections to the server, of all its databases.", (), used)
+        yield _gauge("database_connections_allowed", "Connections that may be, but for reserved ones.", (), allowed)
+        help_text = "Transaction numbers in use, of those that may be before PostgreSQL refuses to write."
+        ids = [((), limits.transaction_ids_used)]
+        yield _gauge("database_transaction_ids_used_ratio", help_text, (), ids)
 
 
 def _of_sources(health: Health) -> Iterator[Metric]:
@@ -70,6 +90,8 @@ def _of_sources(health: Health) -> Iterator[Metric]:
     yield _gauge("targets", "Targets, by whether they answer.", ("source", "state"), states)
     series = [((source.name,), float(source.series)) for source in sources]
     yield _gauge("series", "Series that are registered.", ("source",), series)
+    intervals = [((source.name,), source.interval_seconds) for source in sources]
+    yield _gauge("source_interval_seconds", "How often a source is to be collected.", ("source",), intervals)
     successes = [((source.name,), source.last_success.timestamp()) for source in sources if source.last_success]
     help_text = "When the newest collection began that had a success."
     yield _gauge("source_last_success_timestamp_seconds", help_text, ("source",), successes)
@@ -83,6 +105,8 @@ def _of_sources(health: Health) -> Iterator[Metric]:
 def _of_tiers(health: Health) -> Iterator[Metric]:
     newest = [((tier.name,), tier.newest_bucket.timestamp()) for tier in health.tiers if tier.newest_bucket]
     yield _gauge("tier_newest_bucket_timestamp_seconds", "The start of the newest bucket.", ("tier",), newest)
+    steps = [((tier.name,), tier.step_seconds) for tier in health.tiers]
+    yield _gauge("tier_step_seconds", "How long a bucket is.", ("tier",), steps)
     lags, rows = [], []
     for tier in health.tiers:
         lags += [((tier.name, "live"), tier.lag_seconds), ((tier.name, "backfill"), tier.backfill_lag_seconds)]
@@ -91,6 +115,11 @@ def _of_tiers(health: Health) -> Iterator[Metric]:
     yield _gauge("dirty_rows", "Rows of the ledger that wait to be rolled up.", ("tier", "kind"), rows)
     mismatches = [((tier.name,), float(tier.verify_mismatches)) for tier in health.tiers]
     yield _counter("verify_mismatches", "Values that a daily verification found to be wrong.", ("tier",), mismatches)
+    newest_one = [] if health.verification is None else [health.verification]
+    ended = [((), one.finished_at.timestamp()) for one in newest_one]
+    yield _gauge("verify_finished_timestamp_seconds", "When the newest daily verification ended.", (), ended)
+    wrong = [((), float(one.error is not None)) for one in newest_one]
+    yield _gauge("verify_error", "Whether the newest daily verification found a value that is wrong.", (), wrong)
 
 
 def _gauge(name: str, help_text: str, labels: Sequence[str], values: Sequence[_Labelled]) -> Metric:

@@ -24,6 +24,9 @@ Result = TypeVar("Result")
 
 #: Who asks every two seconds gets fresh answers; a crowd of askers costs no more than one.
 KEPT_SECONDS = 1.0
+#: Together a second: so long after PostgreSQL is gone, or hangs, everybody who asks is told.
+DATABASE_KEPT_SECONDS = 0.1
+DATABASE_DOWN_AFTER_SECONDS = 0.9
 SERVER_KEPT_SECONDS = 4.0
 #: After so long a server that does not answer is called down.
 DOWN_AFTER_SECONDS = 1.0
@@ -53,7 +56,7 @@ class Observer:
         self._nodes: tuple[str, ...] = ()
         self._broker = Prober(addresses.broker_url, setting="AGGREGATOR_BROKER_URL")
         self._cache = Prober(addresses.cache_url, setting="AGGREGATOR_CACHE_URL")
-        self._database_question = Question(lambda: self._reader.run(ping), kept_seconds=KEPT_SECONDS)
+        self._database_question = Question(lambda: self._reader.run(ping), kept_seconds=DATABASE_KEPT_SECONDS)
         self._health_question = Question(self._read_health, kept_seconds=KEPT_SECONDS)
         self._broker_question = Question(self._ask_broker, kept_seconds=SERVER_KEPT_SECONDS)
         self._cache_question = Question(self._cache.ask, kept_seconds=SERVER_KEPT_SECONDS)
@@ -98,17 +101,23 @@ class Observer:
     def _database(self) -> tuple[Server, Health | None]:
         try:
             self._require_database()
+            health, fault = self._health()
+            if health is None:
+                self._require_database()  # it may have gone meanwhile
         except AggregatorError as error:
             return Server(is_up=False, error=str(error)), None
+        return Server(is_up=True, error=fault), health
+
+    def _health(self) -> tuple[Health | None, str | None]:
+        """The health, or why there is none."""
         try:
             health = self._health_question.answer(within_seconds=HEALTH_WITHIN_SECONDS)
         except AggregatorError as error:
-            return Server(is_up=True, error=str(error)), None
-        late = None if health else "the database took too long to tell its health"
-        return Server(is_up=True, error=late), health
+            return None, str(error)
+        return health, None if health else "the database took too long to tell its health"
 
     def _require_database(self) -> None:
-        if self._database_question.answer(within_seconds=DOWN_AFTER_SECONDS) is None:
+        if self._database_question.answer(within_seconds=DATABASE_DOWN_AFTER_SECONDS) is None:
             raise ServerUnreachableError(f"PostgreSQL cannot be reached: {_HANGS}; see AGGREGATOR_DATABASE_URL")
 
     def _read_health(self) -> Health:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, select
 
 from aggregator.storage import tables
 from aggregator.storage.health_glance import Glance, GlanceReader
+from aggregator.storage.health_limits import DatabaseLimits, database_limits
+from aggregator.storage.health_sealing import sealing_due
 from aggregator.storage.health_sources import (
     SourceHealth,
     TargetHealth,
@@ -77,6 +79,10 @@ class Health:
     partitions_end: dict[str, datetime | None]
     #: Bytes with indexes and out-of-line values, by table; partitions count for their parent.
     table_bytes: dict[str, int]
+    #: How near the server is to its limits; None: nobody asked.
+    limits: DatabaseLimits | None = None
+    #: When the oldest span that is not sealed fell or falls due, by tier and for samples; None: it holds nothing.
+    sealing_due: dict[str, datetime | None] = field(default_factory=dict)
     #: What holds partitions past their retention.
     partitions_held: tuple[HeldPartitions, ...] = ()
     #: What is stored, by tier, form and source; None: it was not measured.
@@ -102,11 +108,12 @@ class HealthReader:
         newest: dict[int, datetime | None] = self._keep("newest", lambda: newest_buckets(connection, tiers, now=now))
         installation = connection.execute(select(tables.installation)).one_or_none()
         series: dict[int, int] = self._keep("series", lambda: series_counts(connection))
+        first_slot = connection.execute(select(func.min(tables.shard_slots.c.first_slot))).scalar_one()
         return Health(
             published_at=installation.published_at if installation else None,
             config_hash=installation.config_hash if installation else None,
             last_wake=connection.execute(select(func.max(tables.wakes.c.woken_at))).scalar_one(),
-            first_slot=connection.execute(select(func.min(tables.shard_slots.c.first_slot))).scalar_one(),
+            first_slot=first_slot,
             sources=self._sources(connection, targets, series, now=now),
             targets=targets,
             tiers=tuple(
@@ -123,6 +130,12 @@ class HealthReader:
             quarantined=tuple(quarantined(connection)),
             measured=self._keep(
                 "stored", lambda: measure(connection, series=series), at_least_seconds=LONGEST_KEPT_SECONDS
+            ),
+            limits=self._keep("limits", lambda: database_limits(connection)),
+            sealing_due=self._keep(
+                "sealing",
+                lambda: sealing_due(connection, newest, first_slot=first_slot) if installation else {},
+                at_least_seconds=LONGEST_KEPT_SECONDS,
             ),
         )
 

@@ -82,6 +82,11 @@ def _begin_child(**_: Any) -> None:  # noqa: ANN401 - as above
     settings = load_settings()
     telemetry.install(metrics_directory(settings), _child_index)
     telemetry.put("build_info", 1, version=__version__)
+    # A counter that is born at its first failure shows no increase: what begins at 0 does (docs/pitfalls.md#born-at-1).
+    for name in app.tasks:
+        if name.startswith("aggregator."):
+            for outcome in ("ok", "failed"):
+                telemetry.count("task_runs_total", 0, task=name.removeprefix("aggregator."), outcome=outcome)
 
 
 def _child_index() -> int:

@@ -84,7 +84,7 @@ _LAG = Row(
             "Scheduled instants that nobody worked on, per minute: a gap of each source that is named.",
             asks(
                 (
-                    "60 * max by (stage, source) (rate(aggregator_slots_missed_total[$__rate_interval]))",
+                    "60 * max by (stage, source) (deriv(aggregator_slots_missed_total[$__rate_interval]))",
                     "{{stage}} {{source}}",
                 )
             ),

@@ -79,6 +79,26 @@ STORAGE = Row(
             asks(("min by (table) (aggregator_partitions_ahead_seconds)", "{{table}}")),
             Look("s"),
         ),
+        graph(
+            "Sealing, lag",
+            "How long the oldest span that has closed has waited to be made small.",
+            newest("sealing_due_age_seconds", "tier"),
+            Look("s", min=0),
+        ),
+        graph(
+            "Connections to PostgreSQL",
+            "Of all databases of the server, and how many there may be.",
+            asks(
+                ("max(aggregator_database_connections)", "used"),
+                ("max(aggregator_database_connections_allowed)", "allowed"),
+            ),
+        ),
+        graph(
+            "Transaction numbers in use",
+            "Of those that may be before PostgreSQL refuses to write: VACUUM FREEZE gives them back.",
+            asks(("max(aggregator_database_transaction_ids_used_ratio)", "")),
+            Look("percentunit", min=0),
+        ),
         Panel(
             "table",
             "Versions",

@@ -194,3 +194,29 @@ def test_costly_answers_are_kept_for_a_while(installation: Past, now: datetime) 
     first = installation.database.run(lambda connection: reader.read(connection, now=now))
     second = installation.database.run(lambda connection: reader.read(connection, now=now))
     assert second.table_bytes is first.table_bytes
+
+
+def test_the_limits_of_the_server_are_told(installation: Past, now: datetime) -> None:
+    found = health(installation, now).limits
+    assert found is not None
+    with installation.database.engine.connect() as connection:
+        most = int(connection.execute(text("SHOW max_connections")).scalar_one())
+    assert 0 < found.connections <= found.connections_allowed < most
+    assert 0 < found.transaction_ids_used < 1
+
+
+def test_what_closed_and_is_not_sealed_is_told_by_tier_and_for_samples(installation: Past, now: datetime) -> None:
+    found = health(installation, now).sealing_due
+    assert set(found) == {"samples", "1m", "5m", "1h", "1d"}
+    # Six minutes of samples: nothing has closed, except where a span has ended within them.
+    assert all(due is None or due > now - timedelta(minutes=6) for due in found.values())
+    long_ago = now - timedelta(days=3)
+    sealed = {"tier_id": 0, "shard_id": 1, "until": long_ago, "sealed_at": long_ago}
+    execute(installation, insert(tables.sealings).values(sealed))
+    due = health(installation, now).sealing_due["samples"]
+    assert due is not None
+    assert timedelta(days=2) < now - due <= timedelta(days=3)
+    # Another shard is further: the installation's sealing goes on.
+    execute(installation, insert(tables.sealings).values({**sealed, "shard_id": 2, "until": now}))
+    due = health(installation, now).sealing_due["samples"]
+    assert due is None or due > now
