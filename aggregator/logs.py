@@ -10,18 +10,20 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from aggregator.known_secrets import HIDDEN, hide_known
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
 Event = MutableMapping[str, object]
 
-_HIDDEN = "***"
 _SECRET_WORDS = ("password", "passwd", "secret", "token", "credential")
 
 
 def configure_logging(level: Level, log_format: Format = "text") -> None:
     """Send this process' log lines, ours and those of libraries, to stderr; a second call replaces the first.
 
-    Fields whose name says that they are secret, and passwords within URLs, are hidden.
+    Fields whose name says that they are secret, passwords within URLs, and what this process knows to be secret are
+    hidden.
     """
     shared = _shared_processors()
     structlog.configure(
@@ -59,15 +61,21 @@ def _shared_processors() -> list[structlog.types.Processor]:
 
 def _endings(log_format: Format) -> Iterable[structlog.types.Processor]:
     if log_format == "json":
-        return [structlog.processors.JSONRenderer(default=str)]
-    return [structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)]
+        return [structlog.processors.JSONRenderer(default=str), _hide_values]
+    renderer = structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)
+    return [renderer, _hide_values]
+
+
+def _hide_values(_logger: object, _method: str, line: str) -> str:
+    """Last of all, so that a secret is found wherever a library has put it: in a traceback, a list, an object."""
+    return hide_known(line)
 
 
 def hide_secrets(_logger: object, _method: str, event: Event) -> Event:
     """Replace what must not be in a log: it is read, shipped and kept by others."""
     for name, value in event.items():
         if any(word in name.lower() for word in _SECRET_WORDS):
-            event[name] = _HIDDEN
+            event[name] = HIDDEN
         elif isinstance(value, str) and "://" in value:
             event[name] = " ".join(_without_password(word) for word in value.split(" "))
     return event
@@ -78,4 +86,4 @@ def _without_password(word: str) -> str:
         password = urlsplit(word).password
     except ValueError:
         return word
-    return word.replace(f":{password}@", f":{_HIDDEN}@") if password else word
+    return word.replace(f":{password}@", f":{HIDDEN}@") if password else word
