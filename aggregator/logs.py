@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from aggregator.known_secrets import HIDDEN, hide_known
+from aggregator.printable import on_one_line
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
@@ -61,14 +62,14 @@ def _shared_processors() -> list[structlog.types.Processor]:
 
 def _endings(log_format: Format) -> Iterable[structlog.types.Processor]:
     if log_format == "json":
-        return [structlog.processors.JSONRenderer(default=str), _hide_values]
+        return [structlog.processors.JSONRenderer(default=str), _safe]
     renderer = structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)
-    return [renderer, _hide_values]
+    return [renderer, _safe]
 
 
-def _hide_values(_logger: object, _method: str, line: str) -> str:
-    """Last of all, so that a secret is found wherever a library has put it: in a traceback, a list, an object."""
-    return hide_known(line)
+def _safe(_logger: object, _method: str, line: str) -> str:
+    """Last of all, so that what is secret, or no part of a line, is found wherever a library has put it."""
+    return on_one_line(hide_known(line))
 
 
 def hide_secrets(_logger: object, _method: str, event: Event) -> Event:

@@ -143,6 +143,8 @@ class Settings(Model):
     run_commands: Literal["published", "local", "never"] = "published"
     #: Which published sources may name files for this node to read: any, or only those of its own file.
     read_files: Literal["published", "local"] = "published"
+    #: Whether this node's worker obeys Celery's control commands, `inspect` and `shutdown` among them.
+    remote_control: Literal["on", "off"] = "on"
     worker_concurrency: int = Field(default=2, gt=0, le=64)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aggregator.client import connect
+from aggregator.config.broker_tls import amqp_tls
 from aggregator.serving.status import Server
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ def _amqp_counts(url: str, queues: Sequence[str]) -> dict[str, int]:
     kombu: Any = import_module("kombu")  # only installations with RabbitMQ pay for it
     not_found: type[Exception] = import_module("amqp.exceptions").NotFound
     timeouts = {"read_timeout": TIMEOUT_SECONDS, "write_timeout": TIMEOUT_SECONDS}
-    with kombu.Connection(url, connect_timeout=TIMEOUT_SECONDS, transport_options=timeouts) as connection:
+    plain, tls = amqp_tls(url)
+    asked = {"connect_timeout": TIMEOUT_SECONDS, "transport_options": timeouts, "ssl": tls or False}
+    with kombu.Connection(plain, **asked) as connection:
         connection.connect()
         return {queue: _amqp_count(connection, queue, not_found) for queue in queues}
 

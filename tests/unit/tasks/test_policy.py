@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import runpy
@@ -46,6 +47,17 @@ def test_every_task_has_the_policy(tasks: dict[str, Any]) -> None:
         assert task.default_retry_delay == 0  # an ETA would need delayed delivery
         assert task.serializer == "json"
         assert task.throws == (AggregatorError,)
+
+
+#: What a message may say: names of what is configured or published, the id of a shard, instants.
+ARGUMENTS = frozenset({"source", "node", "name", "shard", "slot", "started_at"})
+
+
+def test_a_task_takes_names_ids_and_instants_and_nothing_else(tasks: dict[str, Any]) -> None:
+    for task in tasks.values():
+        parameters = inspect.signature(task.run).parameters.values()
+        assert {one.name for one in parameters} - {"self"} <= ARGUMENTS, task.name
+        assert all(one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters), task.name
 
 
 def test_messages_and_results_are_json_and_nothing_else(app: Any) -> None:
