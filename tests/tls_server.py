@@ -91,6 +91,9 @@ class Asking(BaseHTTPRequestHandler):
     def _text(self, sent: str) -> None:
         self._send(200, f"{sent} is what you have sent\n".encode())
 
+    def _refused(self, sent: str) -> None:
+        self._send(401, f"{sent} is wrong\n".encode(), reason=f"{sent} is wrong")
+
     def _reason(self, sent: str) -> None:
         self._send(500, b"", reason=f"do not send {sent}")
 
