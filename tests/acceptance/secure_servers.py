@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psycopg2
 import redis
@@ -60,7 +60,7 @@ def secure_postgres(home: Path, site: Site, *, password: str, binaries: Path) ->
         _demand_tls(home / "data", site.ours)
         assert server.process_id is not None
         os.kill(server.process_id, signal.SIGHUP)
-        port = server.url.rpartition(":")[2]
+        port = urlsplit(server.url).port
         url = f"postgresql://{_ROLE}:{quote(password, safe='')}@localhost:{port}"
         assert wait_until(lambda: _connects(f"{url}?sslmode=require"), PATIENCE)
         yield url
