@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, MutableMapping
-from typing import Literal
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import structlog
@@ -15,7 +15,7 @@ from aggregator.printable import on_one_line
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
-Event = MutableMapping[str, object]
+Event = MutableMapping[str, Any]
 
 _SECRET_WORDS = ("password", "passwd", "secret", "token", "credential")
 
@@ -62,14 +62,19 @@ def _shared_processors() -> list[structlog.types.Processor]:
 
 def _endings(log_format: Format) -> Iterable[structlog.types.Processor]:
     if log_format == "json":
-        return [structlog.processors.JSONRenderer(default=str), _safe]
+        return [_safe(structlog.processors.JSONRenderer(default=str))]
     renderer = structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)
-    return [renderer, _safe]
+    return [_safe(renderer)]
 
 
-def _safe(_logger: object, _method: str, line: str) -> str:
+def _safe(render: Callable[[object, str, Event], str | bytes]) -> structlog.types.Processor:
     """Last of all, so that what is secret, or no part of a line, is found wherever a library has put it."""
-    return on_one_line(hide_known(line))
+
+    def line(logger: object, method: str, event: Event) -> str:
+        rendered = render(logger, method, event)
+        return on_one_line(hide_known(rendered if isinstance(rendered, str) else rendered.decode()))
+
+    return line
 
 
 def hide_secrets(_logger: object, _method: str, event: Event) -> Event:

@@ -52,8 +52,8 @@ def read(
     try:
         found = Summary.from_document(json.loads(document))
     except UNREADABLE:
-        error = SummaryNotReadyError(f"what the cache holds as summary {name!r} is none; the next refresh replaces it")
-        return _fallen_back(url, key, fallback, error)
+        garbage = SummaryNotReadyError(f"what the cache holds as {name!r} is no summary; the next refresh replaces it")
+        return _fallen_back(url, key, fallback, garbage)
     if fallback is not None:
         _last_read[url, key] = document
     return found

@@ -48,8 +48,17 @@ def amqp_tls(url: str) -> tuple[str, dict[str, Any] | None]:
 
 
 def fault_of(url: str) -> str | None:
-    """What is wrong with the `ssl_` parameters of a broker's URL; None where nothing is."""
-    parts = urlsplit(url)
+    """What is wrong with a broker's or cache's URL; None where nothing is.
+
+    A password with a slash in it ends the host too early, and libraries then show a part of it as the port.
+    """
+    if ";" in url:  # several servers: Celery reads them one by one
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return "has no host and port that can be read; write / : @ in a user or password as %2F %3A %40"
     if parts.scheme not in ("amqps", "rediss"):
         return None
     said = {name: value for name, value in parse_qsl(parts.query) if name.startswith(_PREFIX)}
