@@ -6,6 +6,7 @@ after this one.
 
 from kombu.entity import Exchange, Queue
 
+from aggregator.config.broker_tls import amqp_tls, checked
 from aggregator.config.load import load_settings
 from aggregator.config.servers import with_running_servers
 from aggregator.tasks.schedule import beat_schedule as _beat_schedule
@@ -15,8 +16,10 @@ _namespace = _settings.namespace
 
 # --- Broker and results -----------------------------------------------------------------------------------------------
 # A process that only imports a task may have no broker configured; sending then says so at once.
-broker_url = _settings.broker_url.get_secret_value() if _settings.broker_url else "memory://"
-result_backend = _settings.result_backend.get_secret_value() if _settings.result_backend else None
+broker_url = checked(_settings.broker_url.get_secret_value()) if _settings.broker_url else "memory://"
+# By default certificates are not verified, or not their names (docs/pitfalls.md#broker-tls).
+broker_url, broker_use_ssl = amqp_tls(broker_url)
+result_backend = checked(_settings.result_backend.get_secret_value()) if _settings.result_backend else None
 _is_redis = broker_url.startswith(("redis", "unix", "sentinel"))
 
 broker_connection_retry_on_startup = True
@@ -118,7 +121,7 @@ worker_max_tasks_per_child = 20_000
 worker_max_memory_per_child = 2_000_000  # kB; no leak may grow for months; a million series may be known
 worker_cancel_long_running_tasks_on_connection_loss = True  # their message comes back: do not run them twice
 worker_soft_shutdown_timeout = 10.0  # a stop is bounded: what is cut short is claimed again
-worker_enable_remote_control = True
+worker_enable_remote_control = _settings.remote_control == "on"  # docs/security.md#the-broker
 control_exchange = _namespace  # by default all Celery applications of a broker share one: `control shutdown` hits all
 worker_hijack_root_logger = False  # the logs are ours, with fields
 worker_redirect_stdouts = False

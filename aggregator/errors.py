@@ -110,6 +110,18 @@ class RejectedError(AggregatorError):
         super().__init__(message)
 
 
+class SeriesLimitError(AggregatorError):
+    """A source has as many series as it may have; raise its series_limit, or expose and keep less."""
+
+    def __init__(self, *, registered: int, new: int, limit: int) -> None:
+        self.registered, self.new, self.limit = registered, new, limit
+        has = f"{registered:,}" if registered <= limit else f"more than {limit:,}"
+        super().__init__(
+            f"{new:,} series are new, but the source has {has} of at most {limit:,}; find the label that "
+            "keeps changing and drop it, or raise the source's series_limit"
+        )
+
+
 class DamagedFileError(AggregatorError):
     """A file to be imported cannot be read; the message names the file, the line and the reason."""
 

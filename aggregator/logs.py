@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, MutableMapping
-from typing import Literal
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import structlog
 
+from aggregator.known_secrets import HIDDEN, hide_known
 from aggregator.log_repeats import RepeatsHandler
+from aggregator.printable import on_one_line
 
 Level = Literal["debug", "info", "warning", "error"]
 #: auto: text on a terminal, JSON where something else reads it.
 Format = Literal["auto", "text", "json"]
-Event = MutableMapping[str, object]
+Event = MutableMapping[str, Any]
 
-_HIDDEN = "***"
 _SECRET_WORDS = ("password", "passwd", "secret", "token", "credential")
 
 
@@ -25,7 +26,7 @@ def configure_logging(level: Level, log_format: Format = "auto") -> None:
     """Send this process' log lines, ours and those of libraries, to stderr; a second call replaces the first.
 
     A line that comes again and again is written once a minute (`aggregator.log_repeats`). Fields whose name says that
-    they are secret, and passwords within URLs, are hidden.
+    they are secret, passwords within URLs, and what this process knows to be secret are hidden.
     """
     shared = _shared_processors()
     structlog.configure(
@@ -67,8 +68,19 @@ def _shared_processors() -> list[structlog.types.Processor]:
 def _endings(log_format: Format) -> Iterable[structlog.types.Processor]:
     """What makes a line of the fields. Both escape control characters: no value can begin a line or colour a screen."""
     if log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()):
-        return [structlog.processors.JSONRenderer(default=str)]
-    return [structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)]
+        return [_safe(structlog.processors.JSONRenderer(default=str))]
+    renderer = structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)
+    return [_safe(renderer)]
+
+
+def _safe(render: Callable[[object, str, Event], str | bytes]) -> structlog.types.Processor:
+    """Last of all, so that what is secret, or no part of a line, is found wherever a library has put it."""
+
+    def line(logger: object, method: str, event: Event) -> str:
+        rendered = render(logger, method, event)
+        return on_one_line(hide_known(rendered if isinstance(rendered, str) else rendered.decode()))
+
+    return line
 
 
 def take_repeated(_logger: object, _method: str, event: Event) -> Event:
@@ -83,7 +95,7 @@ def hide_secrets(_logger: object, _method: str, event: Event) -> Event:
     """Replace what must not be in a log: it is read, shipped and kept by others."""
     for name, value in event.items():
         if any(word in name.lower() for word in _SECRET_WORDS):
-            event[name] = _HIDDEN
+            event[name] = HIDDEN
         elif isinstance(value, str) and "://" in value:
             event[name] = " ".join(_without_password(word) for word in value.split(" "))
     return event
@@ -94,4 +106,4 @@ def _without_password(word: str) -> str:
         password = urlsplit(word).password
     except ValueError:
         return word
-    return word.replace(f":{password}@", f":{_HIDDEN}@") if password else word
+    return word.replace(f":{password}@", f":{HIDDEN}@") if password else word

@@ -16,6 +16,7 @@ from typer.main import get_command
 import aggregator
 from aggregator.cli.commands import COMMANDS, Command
 from aggregator.errors import AggregatorError
+from aggregator.known_secrets import hide_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,9 +70,8 @@ def _flushed(code: int) -> int:
 
 def _explain(error: Exception, message: str, invocation: Invocation) -> None:
     if invocation.debug:
-        traceback.print_exception(error)
-    else:
-        sys.stderr.write(message + "\n")
+        message = "".join(traceback.format_exception(error)).rstrip("\n")
+    sys.stderr.write(hide_known(message) + "\n")
 
 
 def _build(arguments: Sequence[str], invocation: Invocation) -> typer.Typer:

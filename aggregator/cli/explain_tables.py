@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from aggregator.exposition.series import Kind
+from aggregator.printable import on_one_line
 from aggregator.rollups.statistics import COUNTER_STATISTICS, GAUGE_STATISTICS
 from aggregator.serving.explanation import (
     FLAGS,
@@ -51,8 +52,8 @@ def print_explanation(found: Explanation) -> None:
 
 def _parts(found: Explanation) -> Iterator[str | Table]:
     facts = found.facts
-    yield f"[bold]{escape(_named(facts))}[/bold]  {facts.series.kind.name.lower()}"
-    yield from (f"{name:<10} {escape(text)}" for name, text in _head(found))
+    yield f"[bold]{escape(on_one_line(_named(facts)))}[/bold]  {facts.series.kind.name.lower()}"
+    yield from (f"{name:<10} {escape(on_one_line(text))}" for name, text in _head(found))
     yield from _section("rollup as stored", _rollup_table(facts), facts.rollup is not None)
     yield from _section(f"samples ({len(facts.samples)})", _sample_table(found), bool(found.samples))
     yield from (f"  {name}: {FLAGS[name]}" for name in FLAGS if any(name in one.flags for one in found.samples))
@@ -76,7 +77,7 @@ def _parts(found: Explanation) -> Iterator[str | Table]:
 
 def _section(title: str, table: Table, is_there: bool) -> Iterator[str | Table]:  # noqa: FBT001 - private, and read with its call
     if is_there:
-        yield f"\n[bold]{escape(title)}[/bold]"
+        yield f"\n[bold]{escape(on_one_line(title))}[/bold]"
         yield table
 
 

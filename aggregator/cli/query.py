@@ -18,6 +18,7 @@ from aggregator.cli.times import EXAMPLES, parse_instant
 from aggregator.config.selector import EXAMPLE, Selector, parse_selector
 from aggregator.config.servers import require_database_url
 from aggregator.errors import SelectorError, UsageError
+from aggregator.printable import on_one_line
 from aggregator.serving.points import DEFAULT_STATISTICS, parse_statistics, point_document
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _print_table(points: Iterable[Point], statistics: Sequence[str], zone: ZoneI
 
     console = Console(soft_wrap=True)
     for series, own in _by_series(points):
-        console.print(f"[bold]{escape(series)}[/bold]", highlight=False)
+        console.print(f"[bold]{escape(on_one_line(series))}[/bold]", highlight=False)
         console.print(_series_table(own, statistics, zone))
 
 

@@ -10,6 +10,7 @@ import typer
 from aggregator.cli.invocation import settings_of
 from aggregator.config.servers import require_database_url
 from aggregator.errors import ServerUnreachableError
+from aggregator.printable import on_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +116,7 @@ def _print(document: dict[str, Any]) -> None:
     if document["ok"]:
         console.print("[green]All is well.[/green]")
     for problem in document["problems"]:
-        console.print(f"[red]{escape(problem)}[/red]", highlight=False)
+        console.print(f"[red]{escape(on_one_line(problem))}[/red]", highlight=False)
 
 
 def _table(rows: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]]) -> Any:  # noqa: ANN401 - rich's table, imported late
@@ -126,7 +127,7 @@ def _table(rows: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]]) -
     for _, head in columns:
         shown.add_column(head)
     for row in rows:
-        shown.add_row(*(escape(_cell(row[name])) for name, _ in columns))
+        shown.add_row(*(escape(on_one_line(_cell(row[name]))) for name, _ in columns))
     return shown
 
 

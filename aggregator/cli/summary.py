@@ -10,6 +10,7 @@ import typer
 from aggregator import client
 from aggregator.cli.invocation import settings_of
 from aggregator.config.servers import require_cache_url
+from aggregator.printable import on_one_line
 from aggregator.serving.sparkline import is_trend, sparkline
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def _print(found: client.Summary) -> None:
     shown = Table(box=None, pad_edge=False)
     heads = list(dict.fromkeys(column for row in found.value for column in row))
     for head in heads:
-        shown.add_column(head)
+        shown.add_column(escape(on_one_line(head)))
     for row in found.value:
-        shown.add_row(*(escape(_cell(row.get(head))) for head in heads))
+        shown.add_row(*(escape(on_one_line(_cell(row.get(head)))) for head in heads))
     console = Console(soft_wrap=True)
     console.print(shown)
     complete = "unknown" if found.completeness is None else f"{found.completeness:.0%}"
@@ -56,7 +57,7 @@ def _print(found: client.Summary) -> None:
     ]
     console.print(", ".join(state), style="dim", highlight=False)
     if found.error is not None:
-        console.print(f"The last refresh failed: {escape(found.error)}", style="red", highlight=False)
+        console.print(f"The last refresh failed: {escape(on_one_line(found.error))}", style="red", highlight=False)
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - what JSON can hold

@@ -11,7 +11,7 @@ import redis
 
 from aggregator.client.connections import connect, fetch, shared
 from aggregator.client.keys import is_name, names_key, summary_key, wanted_key
-from aggregator.client.summary import REFRESHES_MISSED, Summary
+from aggregator.client.summary import REFRESHES_MISSED, UNREADABLE, Summary
 from aggregator.errors import (
     AggregatorError,
     ServerUnreachableError,
@@ -49,9 +49,14 @@ def read(
         document = _document(url, namespace, name)
     except (ServerUnreachableError, SummaryNotReadyError) as error:
         return _fallen_back(url, key, fallback, error)
+    try:
+        found = Summary.from_document(json.loads(document))
+    except UNREADABLE:
+        garbage = SummaryNotReadyError(f"what the cache holds as {name!r} is no summary; the next refresh replaces it")
+        return _fallen_back(url, key, fallback, garbage)
     if fallback is not None:
         _last_read[url, key] = document
-    return Summary.from_document(json.loads(document))
+    return found
 
 
 def _configured_url() -> str:

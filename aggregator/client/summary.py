@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+#: What `Summary.from_document(json.loads(...))` raises for anything that is no document of ours.
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 #: A summary that missed so many refreshes is stale.
 REFRESHES_MISSED = 3
 
@@ -60,19 +62,32 @@ class Summary:
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Summary:
-        """A summary from its JSON document as it is kept in Redis."""
+        """A summary from its JSON document as it is kept in Redis, which others may have written to.
+
+        Raises one of `UNREADABLE` for anything else.
+        """
         failed_at = document.get("failed_at")
+        if not all(isinstance(row, dict) for row in document["value"]):
+            raise TypeError("a row is no object")
         return cls(
             name=document["name"],
             value=tuple(document["value"]),
-            as_of=datetime.fromisoformat(document["as_of"]),
-            computed_at=datetime.fromisoformat(document["computed_at"]),
-            tier=document["tier"],
-            completeness=document["completeness"],
+            as_of=_instant(document["as_of"]),
+            computed_at=_instant(document["computed_at"]),
+            tier=None if document["tier"] is None else str(document["tier"]),
+            completeness=None if document["completeness"] is None else float(document["completeness"]),
             is_final=bool(document["is_final"]),
             version=int(document["version"]),
             refresh_seconds=float(document["refresh_seconds"]),
             has_failed=bool(document.get("stale", False)),
-            error=document.get("error"),
-            failed_at=None if failed_at is None else datetime.fromisoformat(failed_at),
+            error=None if document.get("error") is None else str(document["error"]),
+            failed_at=None if failed_at is None else _instant(failed_at),
         )
+
+
+def _instant(text: str) -> datetime:
+    """An instant with its zone; ValueError where it has none."""
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError("an instant without a zone")
+    return found

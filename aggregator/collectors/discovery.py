@@ -46,8 +46,8 @@ class _Found:
         other = self.targets.setdefault(target.labels, target)
         if other != target:
             self.faults.append(
-                f"{_shown(target.address)} has the same labels as {_shown(other.address)} and is not collected; "
-                "give it a label of its own"
+                f"{without_user(target.address)} has the same labels as {without_user(other.address)} and is not"
+                " collected; give it a label of its own"
             )
 
 
@@ -64,7 +64,7 @@ class Discoverer:
             try:
                 found.add(DiscoveredTarget(address, _labels(source, _parsed(address), {})))
             except ValueError as error:
-                found.faults.append(f"target {_shown(address)!r}: {error}")
+                found.faults.append(f"target {without_user(address)!r}: {error}")
         for path in self._files(source, found.faults):
             for group in self._groups(path, found.faults):
                 for target in _group_targets(source, path, group, found.faults):
@@ -117,7 +117,7 @@ def _group_targets(
             url = _url(entry, labels)
             yield DiscoveredTarget(str(url), _labels(source, url, labels))
         except ValueError as error:
-            faults.append(f"{path}: target {_shown(entry)!r}: {error}")
+            faults.append(f"{path}: target {without_user(entry)!r}: {error}")
 
 
 def _url(entry: str, labels: dict[str, str]) -> URL:
@@ -153,7 +153,7 @@ def _labels(source: PrometheusSource, url: URL, own: dict[str, str]) -> tuple[tu
     return tuple(sorted((name, value) for name, value in labels.items() if value))
 
 
-def _shown(address: str) -> str:
+def without_user(address: str) -> str:
     """An address without what may be a user and password."""
     scheme, separator, rest = address.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"

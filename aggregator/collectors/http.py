@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from aggregator import __version__
+from aggregator.collectors.access import Access
 from aggregator.config.duration import format_duration
 from aggregator.errors import RejectedError
 
@@ -40,11 +40,15 @@ _EXPLANATIONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, s
 
 @dataclass(frozen=True)
 class Answer:
-    """What a target sent: its body as it came over the wire, and the headers that say how to read it."""
+    """What a target sent: its body as it came over the wire, and the headers that say how to read it.
+
+    `access` is how it was asked.
+    """
 
     body: bytes
     content_type: str
     content_encoding: str
+    access: Access
 
 
 @asynccontextmanager
@@ -63,70 +67,84 @@ async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def fetch(session: aiohttp.ClientSession, address: str, *, deadline: timedelta, body_bytes: int) -> Answer:
+async def fetch(
+    session: aiohttp.ClientSession, address: str, *, deadline: timedelta, body_bytes: int, access: Access
+) -> Answer:
     """Read a target's answer within `deadline` from now, whatever it does, and at most `body_bytes` of it.
 
-    Raises RejectedError with the reason `address`, `dns`, `refused`, `connection`, `tls`, `timeout`, `protocol`,
-    `redirect`, `http_status`, `body_too_large` or `truncated`; no message holds a user name or password of the address.
+    A user and password of the address are sent unless `access` has its own. Raises RejectedError with the reason
+    `address`, `dns`, `refused`, `connection`, `tls`, `timeout`, `protocol`, `redirect`, `http_status`,
+    `body_too_large` or `truncated`; no message holds what was sent as authorization.
     """
-    url, headers = _request(address, deadline)
+    url, access = _parsed(address, access)
     try:
         async with asyncio.timeout(deadline.total_seconds()):
-            return await _exchange(session, url, headers, body_bytes=body_bytes)
+            return await _exchange(session, url, access, deadline=deadline, body_bytes=body_bytes)
     except TimeoutError:
         raise RejectedError(
             "timeout",
             f"no complete answer within {format_duration(deadline)}; the target is slow or cut off: look there, or "
             "raise the source's timeout (and interval)",
         ) from None
+    except RejectedError as error:
+        raise access.hiding(error) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise explain(error, url) from None
+        raise access.hiding(explain(error, url)) from None
 
 
-def _request(address: str, deadline: timedelta) -> tuple[URL, Mapping[str, str]]:
-    """The address without its user and password, and the headers to send, those two among them."""
+def _parsed(address: str, access: Access) -> tuple[URL, Access]:
+    """The address without its user and password, which go where what is sent is."""
+    try:
+        url = URL(address)
+        return url.with_user(None), access.with_user(url.user, url.password)
+    except ValueError:
+        raise RejectedError("address", "the target's address is not a valid URL; write http://host:port/path") from None
+
+
+def _headers(access: Access, deadline: timedelta) -> dict[str, str]:
     headers = {
         "Accept": _ACCEPT,
         "Accept-Encoding": "gzip",
         "User-Agent": f"aggregator/{__version__}",
         "X-Prometheus-Scrape-Timeout-Seconds": f"{deadline.total_seconds():g}",
     }
-    try:
-        url = URL(address)
-        user, password = url.user, url.password
-        bare = url.with_user(None)
-    except ValueError:
-        raise RejectedError("address", "the target's address is not a valid URL; write http://host:port/path") from None
-    if user is not None or password is not None:
-        secret = base64.b64encode(f"{user or ''}:{password or ''}".encode()).decode()
-        headers["Authorization"] = f"Basic {secret}"
-    return bare, headers
+    return headers if access.authorization is None else headers | {"Authorization": access.authorization}
 
 
-async def _exchange(session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str], *, body_bytes: int) -> Answer:
-    async with session.get(url, headers=headers, allow_redirects=False) as response:
-        _check_status(response)
+async def _exchange(
+    session: aiohttp.ClientSession, url: URL, access: Access, *, deadline: timedelta, body_bytes: int
+) -> Answer:
+    async with session.get(
+        url,
+        headers=_headers(access, deadline),
+        allow_redirects=False,
+        ssl=access.context or True,
+        server_hostname=access.server_name,
+    ) as response:
+        _check_status(response, access)
         body = bytearray()
         async for chunk in response.content.iter_any():
             body += chunk
             if len(body) > body_bytes:
                 raise too_large(body_bytes)
         content_type = response.headers.get("Content-Type", "")
-        return Answer(bytes(body), content_type, response.headers.get("Content-Encoding", ""))
+        return Answer(bytes(body), content_type, response.headers.get("Content-Encoding", ""), access)
 
 
-def _check_status(response: aiohttp.ClientResponse) -> None:
+def _check_status(response: aiohttp.ClientResponse, access: Access) -> None:
+    # What is shown is cut, so that the secrets are hidden before: a half of one would not be recognized.
     if response.status in _REDIRECTS:
-        raise RejectedError("redirect", f"the target redirects{_where_to(response)}; redirects are not followed")
+        location = access.hide(response.headers.get("Location", ""))
+        raise RejectedError("redirect", f"the target redirects{_where_to(location)}; redirects are not followed")
     if response.status != _OK:
-        reason = (response.reason or "")[:_MOST_CHARACTERS_SHOWN]
+        reason = access.hide(response.reason or "")[:_MOST_CHARACTERS_SHOWN]
         raise RejectedError("http_status", f"the target answered {response.status} {reason}".rstrip())
 
 
-def _where_to(response: aiohttp.ClientResponse) -> str:
+def _where_to(written: str) -> str:
     """Where a redirect leads, without what may be secret in it."""
     try:
-        location = URL(response.headers.get("Location", ""))
+        location = URL(written)
         shown = location.with_user(None).with_query(None).with_fragment(None) if location.absolute else location.path
     except ValueError:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from aggregator.collectors.protocol import Batch, Collected, Target
 from aggregator.exposition.series import Kind, SeriesKey
+from aggregator.printable import on_one_line
 
 REPORTED = ("up", "scrape_duration_seconds", "scrape_samples_scraped")
 
@@ -48,7 +50,25 @@ def failed(
     error: str,
     output: str | None = None,
 ) -> Collected:
-    """A target that gave nothing: `up` 0 with the reason, and no sample of its own."""
+    """A target that gave nothing: `up` 0 with the reason, and no sample of its own.
+
+    An error may hold a stranger's words, and is read in logs and on terminals: it becomes one line.
+    """
     values = report_values(up=False, duration_seconds=duration_seconds, scraped=0)
     batch = Batch(started_at, report_keys(target), values)
-    return Collected(target, started_at, duration_seconds, (batch,), error=error, reason=reason, output=output)
+    return Collected(
+        target, started_at, duration_seconds, (batch,), error=on_one_line(error), reason=reason, output=output
+    )
+
+
+def over_the_limit(collected: Collected, error: str) -> Collected:
+    """What a collection becomes whose new series the source has no room for: nothing of it is kept."""
+    refused = failed(
+        collected.target,
+        started_at=collected.started_at,
+        duration_seconds=collected.duration_seconds,
+        reason="series_limit",
+        error=error,
+        output=collected.output,
+    )
+    return replace(refused, rejected={"series_limit": collected.samples})

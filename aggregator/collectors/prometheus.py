@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
 
+from aggregator.collectors.access import REASON, Access
 from aggregator.collectors.compression import unpack
 from aggregator.collectors.http import Answer
 from aggregator.collectors.labels import Labelling
-from aggregator.collectors.outcome import failed
+from aggregator.collectors.outcome import failed, now
 from aggregator.collectors.protocol import Collected, Target
 from aggregator.collectors.scraping import Bounds, Scraped, scrape_all
 from aggregator.collectors.selection import Selection
@@ -47,7 +48,9 @@ class TargetReader:
     def read(self, answer: Answer, scraped: Scraped) -> Collected:
         """The batches of an answer. Raises RejectedError."""
         target, limits = self.rules.target, self.rules.limits
+        answer.access.refuse_echo(f"{answer.content_type} {answer.content_encoding}".encode())
         body = unpack(answer.body, answer.content_encoding, body_bytes=limits.body_bytes)
+        answer.access.refuse_echo(body)
         exposition = self.parser.parse(body, answer.content_type)
         if not self.rules.honor_timestamps:
             exposition = replace(exposition, timestamps_ms=None)
@@ -62,6 +65,8 @@ class PrometheusCollector:
     """Reads Prometheus endpoints. One instance lives as long as its process and remembers the targets' last answers."""
 
     readers: dict[int, TargetReader] = field(default_factory=dict)
+    #: Whether this node may read the files that a source names.
+    may_read: Callable[[PrometheusSource], bool] = lambda _: True
 
     def collect(self, source: BaseSource, targets: Sequence[Target]) -> Iterator[Collected]:
         """Ask all targets at once, and yield each as soon as it has answered or failed; never raises for a target.
@@ -71,11 +76,24 @@ class PrometheusCollector:
         if not isinstance(source, PrometheusSource):
             raise TypeError(f"a source of kind prometheus is wanted, not {type(source).__name__}")
         labelling = Labelling.of(source)
-        bounds = Bounds(source.deadline, source.limits.body_bytes)
         self._forget(time.monotonic())
+        try:
+            bounds = Bounds(source.deadline, source.limits.body_bytes, self._access(source))
+        except RejectedError as error:
+            yield from (_failure(Scraped(target, now(), 0.0, error), error) for target in targets)
+            return
         for scraped in scrape_all(targets, bounds):
             rules = Rules(scraped.target, labelling, source.limits, source.honor_timestamps)
             yield self._collected(rules, scraped)
+
+    def _access(self, source: PrometheusSource) -> Access:
+        if source.names_files and not self.may_read(source):
+            raise RejectedError(
+                REASON,
+                'this node reads files only for sources of its own configuration (read_files = "local"), and this '
+                "source is not among them as it is published",
+            )
+        return Access.of(source)
 
     def _collected(self, rules: Rules, scraped: Scraped) -> Collected:
         if isinstance(scraped.outcome, RejectedError):

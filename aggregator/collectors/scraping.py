@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
 from aiohttp import ClientSession
 
+from aggregator.collectors.access import Access
 from aggregator.collectors.http import Answer, fetch, open_session
 from aggregator.collectors.outcome import now
 from aggregator.collectors.protocol import Target
@@ -40,10 +41,11 @@ class Scraped:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one exchange may cost."""
+    """What one exchange may cost, and how a target is asked."""
 
     deadline: timedelta
     body_bytes: int
+    access: Access = field(default_factory=Access)
 
 
 def scrape_all(targets: Sequence[Target], bounds: Bounds) -> Iterator[Scraped]:
@@ -100,7 +102,13 @@ async def _ask(session: ClientSession, target: Target, bounds: Bounds) -> Scrape
     started_at, started_seconds = now(), time.monotonic()
     outcome: Answer | RejectedError
     try:
-        outcome = await fetch(session, target.address, deadline=bounds.deadline, body_bytes=bounds.body_bytes)
+        outcome = await fetch(
+            session,
+            target.address,
+            deadline=bounds.deadline,
+            body_bytes=bounds.body_bytes,
+            access=bounds.access,
+        )
     except RejectedError as error:
         outcome = error
     except Exception as error:  # noqa: BLE001 - whatever one target provokes, the others are collected

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from aggregator.config.broker_tls import fault_of
 from aggregator.config.duration import format_duration
 from aggregator.config.fields import POSTGRESQL_SCHEMES
 from aggregator.config.ladder import day_divisor, divides, is_local, longest_bucket
@@ -36,6 +37,8 @@ def check_scalars(settings: Settings, given: Mapping[str, Given]) -> Iterator[Fa
         secret = getattr(settings, field)
         if secret is not None and not secret.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
             yield given[field].fault(f"is no URL that can be used; write one that begins with {schemes[0]}://")
+        elif secret is not None and (fault := fault_of(secret.get_secret_value())) is not None:
+            yield given[field].fault(fault)
     for field in _LISTENERS:
         if not _is_listener(getattr(settings, field)):
             yield given[field].fault(f"{getattr(settings, field)!r} is no address; write one such as 127.0.0.1:9811")

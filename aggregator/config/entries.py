@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from aggregator.config import defaults
+from aggregator.config.access_model import BasicAuth, TlsSettings, refused_inline, with_absolute_files
 from aggregator.config.faults import Keys, explain, no_such_key
 from aggregator.config.model import Rule, Summary, Tier
 from aggregator.config.source_model import CommandSource, HostSource, Limits, PrometheusSource, SelftestSource, Source
@@ -135,7 +136,10 @@ def dotted(path: KeyPath) -> str:
 
 
 def _is_secret(key: str) -> bool:
-    return key == "environment"
+    return key in ("environment", "basic_auth", "bearer_token", "bearer_token_file")
+
+
+_NESTED: Mapping[str, type[BaseModel]] = {"limits": Limits, "basic_auth": BasicAuth, "tls": TlsSettings}
 
 
 def _source_keys(raw: object) -> Keys:
@@ -144,8 +148,12 @@ def _source_keys(raw: object) -> Keys:
 
     def unknown(path: KeyPath) -> str:
         key = str(path[-1])
-        if path[0] == "limits":
-            return no_such_key(key, Limits.model_fields)
+        refused = refused_inline(key)
+        if refused is not None and path[0] in (key, *_NESTED):
+            return refused
+        nested = _NESTED.get(str(path[0]))
+        if nested is not None and len(path) > 1:
+            return no_such_key(key, nested.model_fields)
         others = [other for other, model in _SOURCE_MODELS.items() if key in model.model_fields]
         if others:
             return f"kind {kind} has no such key, only {' and '.join(others)}; leave it out"
@@ -174,9 +182,21 @@ def _tuples(raw: Any) -> Any:  # noqa: ANN401 - whatever the file has
 
 
 def resolved(source: Source, folder: Path) -> Source:
-    """The source with the patterns of `file_sd` counted from the configuration file's folder."""
-    if not isinstance(source, PrometheusSource) or not source.file_sd:
+    """The source with the files that it names counted from the configuration file's folder."""
+    if not isinstance(source, PrometheusSource):
         return source
-    return source.model_copy(
-        update={"file_sd": tuple(str((folder / pattern).absolute()) for pattern in source.file_sd)}
-    )
+
+    def absolute(path: str) -> str:
+        return str((folder / path).absolute())
+
+    changes: dict[str, object] = {}
+    if source.file_sd:
+        changes["file_sd"] = tuple(absolute(pattern) for pattern in source.file_sd)
+    if source.bearer_token_file is not None:
+        changes["bearer_token_file"] = absolute(source.bearer_token_file)
+    for key in ("basic_auth", "tls"):
+        nested = getattr(source, key)
+        if nested is not None:
+            given = with_absolute_files(nested.model_dump(exclude_unset=True), absolute)
+            changes[key] = type(nested).model_validate(given)
+    return source.model_copy(update=changes) if changes else source

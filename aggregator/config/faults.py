@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from difflib import get_close_matches
@@ -20,7 +21,7 @@ Keys = Callable[[Path], str]
 #: Keys that a sentence of our own about a whole entry may begin with.
 _POINTED_AT = frozenset(
     {"timeout", "labels", "timezone", "name", "without", "select", "divide_by", "stat", "by", "window", "top", "order"}
-    | {"trend", "compare", "database", "max_rows"}
+    | {"trend", "compare", "database", "max_rows", "bearer_token_file", "tls"}
 )
 _KINDS = "prometheus, host, command"
 _WHAT_IS_RIGHT = {
@@ -119,7 +120,11 @@ def _pattern_in_words(pattern: str) -> str:
 
 
 def _shown(value: object) -> str:
-    return format_duration(value) if isinstance(value, timedelta) else repr(value)
+    return format_duration(value) if isinstance(value, timedelta) else _WITHIN_ADDRESS.sub(":***@", repr(value))
+
+
+#: All that may be the password of an address, however mistyped: from the first colon of a text to its last @.
+_WITHIN_ADDRESS = re.compile(r""":[^'"]*@""")
 
 
 def no_such_key(key: str, known: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from aggregator.config.faults import explain, no_such_key
 from aggregator.config.filters import check_filters
 from aggregator.config.model import NamedDatabase, Settings
 from aggregator.errors import ConfigurationError, Fault
+from aggregator.known_secrets import remember_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,7 +76,7 @@ class _Loading:
         databases = self._databases()
         if self._faults:
             raise ConfigurationError(*sorted(self._faults, key=lambda fault: (fault.file, fault.line or 0)))
-        return scalars.model_copy(
+        settings = scalars.model_copy(
             update={
                 "sources": tuple(resolved(entry.value, self._document.folder) for entry in sources),
                 "tiers": tuple(sorted((entry.value for entry in tiers), key=lambda tier: tier.step)),
@@ -85,6 +86,8 @@ class _Loading:
                 "file": None if self._document.path is None else self._document.path.absolute(),
             }
         )
+        _remember(settings)
+        return settings
 
     def _databases(self) -> tuple[NamedDatabase, ...]:
         found = list(read_databases(self._document, self._environment))
@@ -122,6 +125,14 @@ class _Loading:
             return given.fault(f"{field} is given as well; keep one of the two")
         read = read_secret(given, self._document.folder)
         return read if isinstance(read, Fault) else Given(field, read.value, read.place, read.line)
+
+
+def _remember(settings: Settings) -> None:
+    """Let no line of this process show a password of its URLs, whoever writes it."""
+    scalars = (getattr(settings, field) for field in SCALARS if is_secret(field))
+    for secret in (*scalars, *(database.url for database in settings.databases)):
+        if secret is not None:
+            remember_url(secret.get_secret_value())
 
 
 def _unknown_setting(path: KeyPath) -> str:

@@ -141,6 +141,10 @@ class Settings(Model):
     postgres_port: int = Field(default=25_439, gt=0, le=65_535)
     #: Which published commands this node runs: any, only those of its own file, or none.
     run_commands: Literal["published", "local", "never"] = "published"
+    #: Which published sources may name files for this node to read: any, or only those of its own file.
+    read_files: Literal["published", "local"] = "published"
+    #: Whether this node's worker obeys Celery's control commands, `inspect` and `shutdown` among them.
+    remote_control: Literal["on", "off"] = "on"
     worker_concurrency: int = Field(default=2, gt=0, le=64)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from aggregator.config.access_model import BasicAuth, FilePath, TlsSettings
 from aggregator.config.fields import (
     MAXIMUM_TIMEOUT,
     MINIMUM_INTERVAL,
@@ -43,6 +44,8 @@ class BaseSource(Model):
     #: Which gauges keep a sketch of how their samples are distributed.
     quantiles: Filters = ()
     limits: Limits = Limits()
+    #: More series than this are never registered for the source: a scrape that brings new ones is refused as a whole.
+    series_limit: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _timeout_within_interval(self) -> BaseSource:
@@ -78,6 +81,23 @@ class PrometheusSource(BaseSource):
     file_sd: tuple[str, ...] = ()
     honor_labels: bool = False
     honor_timestamps: bool = True
+    basic_auth: BasicAuth | None = None
+    bearer_token_file: FilePath | None = None
+    tls: TlsSettings | None = None
+
+    @property
+    def names_files(self) -> bool:
+        """Whether a node reads files of its own in order to collect it."""
+        return any((self.basic_auth, self.bearer_token_file, self.tls))
+
+    @model_validator(mode="after")
+    def _access_fits(self) -> PrometheusSource:
+        if self.basic_auth is not None and self.bearer_token_file is not None:
+            raise ValueError("bearer_token_file and basic_auth are both given; a target takes one of the two")
+        is_plain = bool(self.targets) and not self.file_sd and not any(t.startswith("https:") for t in self.targets)
+        if self.tls is not None and is_plain:
+            raise ValueError("tls is given, but no target begins with https://; write it so, or leave tls out")
+        return self
 
     @model_validator(mode="after")
     def _has_targets(self) -> PrometheusSource:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aggregator.client import connect
+from aggregator.serving.amqp import amqp_connection
 from aggregator.serving.status import Server
 
 if TYPE_CHECKING:
@@ -75,10 +76,8 @@ class Prober:
 
 def _amqp_counts(url: str, queues: Sequence[str]) -> dict[str, int]:
     """Lengths by passive declaration, each on a channel of its own: a queue that is not there closes the channel."""
-    kombu: Any = import_module("kombu")  # only installations with RabbitMQ pay for it
-    not_found: type[Exception] = import_module("amqp.exceptions").NotFound
-    timeouts = {"read_timeout": TIMEOUT_SECONDS, "write_timeout": TIMEOUT_SECONDS}
-    with kombu.Connection(url, connect_timeout=TIMEOUT_SECONDS, transport_options=timeouts) as connection:
+    not_found: type[Exception] = import_module("amqp.exceptions").NotFound  # only where there is a RabbitMQ
+    with amqp_connection(url, timeout_seconds=TIMEOUT_SECONDS) as connection:
         connection.connect()
         return {queue: _amqp_count(connection, queue, not_found) for queue in queues}
 

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from aggregator.exposition.series import SeriesKey
 from aggregator.storage import tables
 from aggregator.storage.quantiles import are_sketched
+from aggregator.storage.series_limit import require_room
 
 #: A frame map may hold this many dead series beyond as many as are alive before a new one is begun.
 CHURN_ALLOWANCE = 1_000
@@ -34,19 +35,25 @@ class MappedTarget:
 
 
 def register(
-    connection: Connection, target_id: int, keys: Sequence[SeriesKey], *, now: datetime, keep_map: bool = False
+    connection: Connection,
+    target_id: int,
+    keys: Sequence[SeriesKey],
+    *,
+    now: datetime,
+    keep_map: bool = False,
+    series_limit: int | None = None,
 ) -> MappedTarget:
     """Register series and append the missing ones to the target's frame map, under the target's lock.
 
     After much churn the target gets a new map; with `keep_map` only where it has none: old samples tell nothing of
-    what is alive. This commits before any frame uses it. Uses indexes: series_target_id_identity_hash_key,
-    frame_maps_pkey.
+    what is alive. This commits before any frame uses it. Raises SeriesLimitError where the target's source would have
+    more than `series_limit` series. Uses indexes: series_target_id_identity_hash_key, frame_maps_pkey.
     """
     targets, maps = tables.targets, tables.frame_maps
     map_id = connection.execute(
         select(targets.c.map_id).where(targets.c.id == target_id).with_for_update(key_share=True)
     ).scalar_one()
-    ids = ensure_series(connection, target_id, keys, now=now)
+    ids = ensure_series(connection, target_id, keys, now=now, series_limit=series_limit)
     listed: list[int] = []
     if map_id is not None:
         listed = list(connection.execute(select(maps.c.series_ids).where(maps.c.id == map_id)).scalar_one())
@@ -69,8 +76,15 @@ def _begin_map(connection: Connection, target_id: int, series_ids: list[int], *,
     return map_id
 
 
-def ensure_series(connection: Connection, target_id: int, keys: Sequence[SeriesKey], *, now: datetime) -> list[int]:
-    """The ids of the keys, in their order; series that are new are inserted.
+def ensure_series(
+    connection: Connection,
+    target_id: int,
+    keys: Sequence[SeriesKey],
+    *,
+    now: datetime,
+    series_limit: int | None = None,
+) -> list[int]:
+    """The ids of the keys, in their order; series that are new are inserted. Raises SeriesLimitError.
 
     Uses index: series_target_id_identity_hash_key.
     """
@@ -78,6 +92,8 @@ def ensure_series(connection: Connection, target_id: int, keys: Sequence[SeriesK
     known = known_ids(connection, target_id)
     new = [(digest, key) for digest, key in zip(hashes, keys, strict=True) if digest not in known]
     if new:
+        if series_limit is not None:
+            require_room(connection, target_id, len(dict(new)), series_limit)
         _insert_series(connection, target_id, dict(new), now=now)
         known = known_ids(connection, target_id)
     return [known[digest] for digest in hashes]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from aggregator.collectors import make_collectors, selftest
+from aggregator.collectors import selftest
 from aggregator.collectors.discovery import Discoverer
 from aggregator.collectors.protocol import Collected, Target
 from aggregator.config.source_model import PrometheusSource, SelftestSource
@@ -49,4 +49,4 @@ def samples_now(here: Context, source: str) -> Iterator[Collected]:
         instance = selftest.ADDRESS if isinstance(configured, SelftestSource) else here.settings.node
         labels = {**configured.labels, "job": configured.name, "instance": instance}
         targets = [Target(0, instance, tuple(sorted(labels.items())))]
-    return make_collectors(here.settings.data_dir)[configured.kind].collect(configured, targets)
+    return here.collectors()[configured.kind].collect(configured, targets)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import structlog
+from celery.exceptions import InvalidTaskError
 from celery.worker import consumer
 from celery.worker.state import active_requests
 
@@ -17,6 +19,22 @@ log = structlog.get_logger(__name__)
 #: What a child gets between the signal to end and its end, once its time is over (worker_soft_shutdown_timeout).
 KILL_AFTER_SECONDS = 3.0
 _DELAYED_DELIVERY = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
+
+
+#: What a body of another form makes Celery's code raise. None of them is an error of the connection.
+_MALFORMED = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
+
+
+def _refusing(strategy: Callable[..., Any]) -> Callable[..., Any]:
+    """The same way to begin a task, where what cannot be read is an invalid message."""
+
+    def begin(message: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Celery is untyped
+        try:
+            return strategy(message, *args, **kwargs)
+        except _MALFORMED as error:
+            raise InvalidTaskError(f"the body is no task's: {type(error).__name__}") from None
+
+    return begin
 
 
 class Consumer(consumer.Consumer):
@@ -31,6 +49,16 @@ class Consumer(consumer.Consumer):
         """The steps without delayed delivery."""
 
         default_steps = tuple(step for step in consumer.Consumer.Blueprint.default_steps if step != _DELAYED_DELIVERY)
+
+    def update_strategies(self) -> None:
+        """As Celery does, but a body that is no task's is one message lost, and not the end of the worker.
+
+        `[]` is JSON, and unpacking it raises what Celery takes for its own end; the message would come back, and end
+        the next worker (docs/pitfalls.md#broker-rights).
+        """
+        super().update_strategies()
+        for name, strategy in self.strategies.items():
+            self.strategies[name] = _refusing(strategy)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Any) -> None:  # noqa: ANN401 - Celery is untyped
         """Refuse the message as Celery does, and say which tasks there are."""

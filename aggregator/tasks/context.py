@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from aggregator.collectors import make_collectors
+from aggregator.collectors.protocol import Collector
 from aggregator.config.digest import config_hash
 from aggregator.config.load import load_settings
 from aggregator.config.model import Settings
 from aggregator.config.servers import require_database_url, with_running_servers
-from aggregator.config.source_model import CommandSource, Source
+from aggregator.config.source_model import BaseSource, CommandSource, Source
 from aggregator.errors import UnknownSourceError
 from aggregator.stages.collect import Collect
 from aggregator.stages.collect.wake import Wake
@@ -54,7 +55,11 @@ class Context:
     @cached_property
     def collect(self) -> Collect:
         """The stage collect."""
-        return Collect(self.database, self.settings.node, make_collectors(self.settings.data_dir))
+        return Collect(self.database, self.settings.node, self.collectors())
+
+    def collectors(self) -> dict[str, Collector]:
+        """A collector for each kind of source, which reads no more files than this node may."""
+        return make_collectors(self.settings.data_dir, may_read=self._may_read)
 
     @cached_property
     def rollup(self) -> Rollup:
@@ -105,6 +110,9 @@ class Context:
                 f'this node does not run the command of source "{name}" (run_commands = "{self.settings.run_commands}")'
             )
         return source_id, source
+
+    def _may_read(self, source: BaseSource) -> bool:
+        return self.settings.read_files == "published" or source in self.settings.sources
 
     def _may_run(self, source: CommandSource) -> bool:
         if self.settings.run_commands == "local":

@@ -95,6 +95,29 @@ def test_any_number_of_threads_read_at_once(cache_url: str) -> None:
     assert found == [({"instance": "a", "value": 0.5},)] * 600
 
 
+def forged(**changes: object) -> str:
+    return json.dumps({**json.loads(document()), **changes})
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "", "{", "null", "[]", "7", '"text"', "{}", "[" * 200_000, "1e999", forged(value="rows"), forged(value=[1]),
+        forged(as_of="yesterday"), forged(computed_at="2026-01-01T00:00:00"), forged(version="new"),
+        forged(version=float("inf")), forged(refresh_seconds=None), forged(completeness=[1]), forged(failed_at=5),
+    ],
+    ids=range(18),
+)  # fmt: skip
+def test_what_somebody_else_has_put_into_the_cache_is_not_given_to_anybody(cache_url: str, garbage: str) -> None:
+    keep(cache_url, garbage)
+    with pytest.raises(SummaryNotReadyError):
+        read("busy", url=cache_url)
+    keep(cache_url, document())
+    read("busy", url=cache_url, fallback=timedelta(minutes=1))
+    keep(cache_url, garbage)
+    assert read("busy", url=cache_url, fallback=timedelta(minutes=1)).version == 1
+
+
 FORKING = """
 import os, sys
 from aggregator.client import read

@@ -97,7 +97,7 @@ def test_every_setting_of_an_entry_is_documented_with_its_default(title: str, mo
             assert shown == _shown(model.model_fields[name]), name
 
 
-@pytest.mark.parametrize("name", ["run_commands", "log_level", "log_format"])
+@pytest.mark.parametrize("name", ["run_commands", "read_files", "remote_control", "log_level", "log_format"])
 def test_every_choice_of_a_setting_is_documented(name: str) -> None:
     row = next(row for row in _rows(CONFIGURATION, columns=5) if row[0] == f"`{name}`")
     assert {f"`{choice}`" for choice in get_args(Settings.model_fields[name].annotation)} <= set(

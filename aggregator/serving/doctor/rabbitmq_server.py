@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from aggregator.serving.amqp import amqp_connection
 from aggregator.serving.doctor.finding import Finding, fine, warning, wrong
 
 if TYPE_CHECKING:
@@ -16,9 +16,7 @@ OLDEST = (3, 10)
 
 def server_properties(url: str) -> dict[str, Any]:
     """What the server says of itself when it is entered; raises whatever the driver raises where it cannot be."""
-    kombu: Any = import_module("kombu")  # only installations with RabbitMQ pay for it
-    timeouts = {"read_timeout": TIMEOUT_SECONDS, "write_timeout": TIMEOUT_SECONDS}
-    with kombu.Connection(url, connect_timeout=TIMEOUT_SECONDS, transport_options=timeouts) as connection:
+    with amqp_connection(url, timeout_seconds=TIMEOUT_SECONDS) as connection:
         connection.connect()
         return dict(connection.connection.server_properties)
 

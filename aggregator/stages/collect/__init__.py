@@ -92,7 +92,12 @@ class Collect:
             for part in _parts(arriving):
                 try:
                     stored = self.store.store(
-                        claimed, part, source_id=source_id, shard_id=None if shard.is_intake else shard_id, clock=clock
+                        claimed,
+                        part,
+                        source_id=source_id,
+                        shard_id=None if shard.is_intake else shard_id,
+                        clock=clock,
+                        series_limit=source.series_limit,
                     )
                 except LeaseLostError:
                     log.warning("lease_lost", source=source.name, shard=shard_id, slot=slot)

@@ -9,7 +9,9 @@ from datetime import datetime
 
 import numpy as np
 
+from aggregator.collectors.outcome import over_the_limit
 from aggregator.collectors.protocol import Batch, Collected
+from aggregator.errors import SeriesLimitError
 from aggregator.stages.collect.marking import SETTLE, Marking, ensure_partitions
 from aggregator.stages.collect.places import PlaceCache, Places
 from aggregator.storage import catalog, claims, frames, ledger, registry
@@ -53,16 +55,26 @@ class FrameStore:
         self.database.on_reconnect.append(self.places.forget)
 
     def store(
-        self, claimed: Claim, collected: Sequence[Collected], *, source_id: int, shard_id: int | None, clock: Clock
+        self,
+        claimed: Claim,
+        collected: Sequence[Collected],
+        *,
+        source_id: int,
+        shard_id: int | None,
+        clock: Clock,
+        series_limit: int | None = None,
     ) -> list[Stored]:
         """Store collections in one transaction with their outcome and their marks in the ledger.
 
-        `shard_id` None: the targets have no shard yet and are given one. Raises LeaseLostError.
+        `shard_id` None: the targets have no shard yet and are given one. A collection whose new series would be more
+        than the source may have (`series_limit`) is stored as one that failed. Raises LeaseLostError.
         """
         while True:
             times_forgotten = self.places.times_forgotten
             shard_of = self._shards(collected, source_id=source_id, shard_id=shard_id)
-            places = {one.target.id: self._places(one, now=clock()) for one in collected}
+            placed = [self._placed(one, now=clock(), series_limit=series_limit) for one in collected]
+            collected = [one for one, _ in placed]
+            places = {one.target.id: found for one, found in placed}
             registered = _Registered(shard_of, places, times_forgotten)
             stored = self._try_to_write(claimed, collected, registered, clock)
             if stored is not None:
@@ -89,7 +101,19 @@ class FrameStore:
         }
         return self.database.run(lambda connection: registry.assign_shards(connection, source_id, weights))
 
-    def _places(self, collected: Collected, *, now: datetime) -> dict[int, Places]:
+    def _placed(
+        self, collected: Collected, *, now: datetime, series_limit: int | None
+    ) -> tuple[Collected, dict[int, Places]]:
+        """A collection, or the failure that it becomes, and where its batches go."""
+        try:
+            # That a target is down must be told of every target: its three series of our own are beyond the budget.
+            limit = series_limit if collected.error is None else None
+            return collected, self._places(collected, now=now, series_limit=limit)
+        except SeriesLimitError as error:
+            refused = over_the_limit(collected, str(error))
+            return refused, self._places(refused, now=now, series_limit=None)
+
+    def _places(self, collected: Collected, *, now: datetime, series_limit: int | None) -> dict[int, Places]:
         """Where each batch goes, by the identity of its keys; their series are committed before any frame uses them.
 
         All batches of a collection use one frame map: two of one instant become one frame.
@@ -99,12 +123,14 @@ class FrameStore:
         known = {identity: places for identity, places in found.items() if places is not None}
         if len(known) == len(found) and len({places.map_id for places in known.values()}) <= 1:
             return known
-        return self._register(collected, now=now)
+        return self._register(collected, now=now, series_limit=series_limit)
 
-    def _register(self, collected: Collected, *, now: datetime) -> dict[int, Places]:
+    def _register(self, collected: Collected, *, now: datetime, series_limit: int | None) -> dict[int, Places]:
         target_id = collected.target.id
         keys = list(dict.fromkeys(key for batch in collected.batches for key in batch.keys))
-        mapped = self.database.run(lambda connection: register(connection, target_id, keys, now=now))
+        mapped = self.database.run(
+            lambda connection: register(connection, target_id, keys, now=now, series_limit=series_limit)
+        )
         place_of = dict(zip(keys, mapped.places, strict=True))
         registered: dict[int, Places] = {}
         for batch in collected.batches:

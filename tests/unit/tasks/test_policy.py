@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import runpy
@@ -66,6 +67,20 @@ def test_a_misspelt_option_would_be_seen(app: Any) -> None:
         assert "ignore_results" not in dir(PolicyTask)
     finally:
         del app._tasks[task.name]
+
+
+#: What a message may say: names of what is configured or published, the id of a shard, instants; and why a process of
+#: a job was lost, of which no more is made than a line of `aggregator quarantine list`.
+ARGUMENTS = frozenset({"source", "node", "name", "shard", "slot", "started_at"})
+OF_A_LOSS = frozenset({"task", "subject", "reason", "at", "counted"})
+
+
+def test_a_task_takes_names_ids_and_instants_and_nothing_else(tasks: dict[str, Any]) -> None:
+    for task in tasks.values():
+        parameters = inspect.signature(task.run).parameters.values()
+        allowed = OF_A_LOSS if task.name == "aggregator.report_lost" else ARGUMENTS
+        assert {one.name for one in parameters} - {"self"} <= allowed, task.name
+        assert all(one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) for one in parameters), task.name
 
 
 def test_messages_and_results_are_json_and_nothing_else(app: Any) -> None:
