@@ -161,12 +161,9 @@ def test_a_bounded_stop_ends_within_the_supervisors_grace_whatever_hangs(machine
     assert "process_lost" not in worker.log.read_text()
 
 
-@pytest.mark.parametrize("bound", ["worker_max_tasks_per_child = 4", "worker_max_memory_per_child = 1"])
-def test_children_that_are_replaced_lose_neither_metrics_nor_collections(
-    machine: Machine, database_url: str, bound: str
-) -> None:
+def test_children_that_are_replaced_lose_neither_metrics_nor_collections(machine: Machine, database_url: str) -> None:
     machine.configure(CONFIGURATION.partition('[[sources]]\nname = "slow"')[0])
-    with_settings(machine, bound + "\n")
+    with_settings(machine, "worker_max_tasks_per_child = 4\n")
     worker = machine.start_worker()
     beat = machine.start(*BEAT)
     seen: set[int] = set()
