@@ -18,8 +18,6 @@ RULE_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 RUNBOOKS = ROOT / "deploy" / "runbooks"
 #: What Prometheus itself says of a target.
 OF_PROMETHEUS = frozenset({"up"})
-#: A command and its metric that rules and runbooks name ahead of the release that has both.
-AWAITED_COMMAND, AWAITED_METRIC = "quarantine", "aggregator_tasks_quarantined"
 _FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r"`([^`\n]+(?:\n  [^`\n]+)?)`")
 

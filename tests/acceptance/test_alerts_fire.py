@@ -30,7 +30,7 @@ from aggregator.embedded.process import end_process, start_process, wait_until
 from aggregator.embedded.valkey import EmbeddedValkey
 from tests.acceptance.conftest import Installed
 from tests.acceptance.machines import BEAT, Machine, machines, wait_for
-from tests.alerts import AWAITED_METRIC, OF_PROMETHEUS, RULES, alerts, quickened
+from tests.alerts import OF_PROMETHEUS, RULES, alerts, quickened
 from tests.dashboards.promql import metrics
 from tests.databases import create_database, drop_database
 from tests.integration.serving.test_exporter import assert_clean
@@ -165,9 +165,7 @@ def exposed(machine: Machine, process: str) -> bytes:
 
 def assert_every_metric_of_the_rules_is_exposed(*texts: bytes) -> None:
     names = set(re.findall(r"^# TYPE (\w+)", b"\n".join(texts).decode(), re.MULTILINE))
-    assert {name for alert in alerts() for name in metrics(alert.expression)} <= names | OF_PROMETHEUS | {
-        AWAITED_METRIC
-    }
+    assert {name for alert in alerts() for name in metrics(alert.expression)} <= names | OF_PROMETHEUS
 
 
 def test_alerts_are_silent_while_all_is_well_and_fire_when_beat_a_worker_or_a_target_dies(
