@@ -1,0 +1,26 @@
+"""Processes that are killed, stopped and paused while sources run: they come back, and the ledger is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.faults import processes
+from tests.acceptance.faults.fault import endure_all
+from tests.acceptance.faults.scene import Cast, Scene, scene
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.fixture
+def here(open_directory: Path, tmp_path: Path) -> Iterator[Scene]:
+    with scene(tmp_path / "machines", open_directory / tmp_path.name, cast=Cast(workers=2)) as made:
+        yield made
+
+
+def test_processes_that_are_killed_stopped_and_paused_lose_nothing(here: Scene) -> None:
+    endured = endure_all(here, processes.FAULTS)
+    assert len(endured) == len(processes.FAULTS)
+    here.check().assert_right(strays=3)
