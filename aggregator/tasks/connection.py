@@ -8,14 +8,26 @@ from celery.app.amqp import AMQP
 from kombu.connection import Connection
 
 #: Kombu's own pauses grow to 30 s: after an hour without a broker the first collection would wait so long again.
-PAUSES = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
+FIRST_PAUSE_SECONDS = 0.5
+PAUSE_STEP_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 2.0
 
 
 class PatientConnection(Connection):
     """Kombu's connection with short pauses between the tries to connect; `clone` keeps the class."""
 
-    def _ensure_connection(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - kombu is untyped
-        return super()._ensure_connection(*arguments, **(PAUSES | options))  # type: ignore[no-untyped-call] # as above
+    def _ensure_connection(
+        self,
+        errback: Any = None,  # noqa: ANN401 - kombu is untyped
+        max_retries: Any = None,  # noqa: ANN401 - as above
+        interval_start: Any = FIRST_PAUSE_SECONDS,  # noqa: ANN401 - as above
+        interval_step: Any = PAUSE_STEP_SECONDS,  # noqa: ANN401 - as above
+        interval_max: Any = LONGEST_PAUSE_SECONDS,  # noqa: ANN401 - as above
+        *others: Any,  # noqa: ANN401 - as above
+        **options: Any,  # noqa: ANN401 - as above
+    ) -> Any:  # noqa: ANN401 - as above
+        pauses = interval_start, interval_step, interval_max
+        return super()._ensure_connection(errback, max_retries, *pauses, *others, **options)  # type: ignore[no-untyped-call] # as above
 
 
 class PatientAMQP(AMQP):

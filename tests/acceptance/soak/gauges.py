@@ -22,7 +22,7 @@ _DATABASE = """
     SELECT (SELECT count(*) FROM aggregator.dirty), (SELECT count(*) FROM aggregator.dirty WHERE due <= now()),
         pg_total_relation_size('aggregator.dirty'), pg_database_size(current_database()),
         (SELECT count(*) FROM pg_stat_activity
-         WHERE datname = current_database() AND application_name LIKE 'aggregator%')
+         WHERE datname = current_database() AND application_name LIKE 'aggregator%%')
 """
 #: What may be used more at the end than at the beginning: a share, and an amount beside it.
 ALLOWED = {
