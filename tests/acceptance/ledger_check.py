@@ -35,6 +35,12 @@ _SLOTS = """
     JOIN aggregator.sources AS o ON o.id = h.source_id LEFT JOIN aggregator.nodes AS n ON n.id = h.node_id
     ORDER BY 2, 3, 1
 """
+#: A wake lives for one interval, and so does the message that it sends; a worker takes a moment to begin.
+_CAUGHT_UP = """
+    SELECT o.name, c.slot, c.started_at FROM aggregator.collections AS c
+    JOIN aggregator.shards AS h ON h.id = c.shard_id JOIN aggregator.sources AS o ON o.id = h.source_id
+    WHERE NOT c.by_hand AND c.started_at - c.slot > make_interval(secs => 3 * o.interval_seconds + 2)
+"""
 _LOST = "SELECT count(*) FROM aggregator.collections WHERE finished_at IS NULL"
 #: As if everything had happened ten minutes ago: nobody takes a lost collection over any more.
 _TIME_PASSES = "UPDATE aggregator.collections SET lease_until = lease_until - interval '10 minutes' RETURNING 1"
@@ -128,6 +134,12 @@ def check_ledger(machine: Machine, url: str, *, outages: Sequence[Outage] | None
     _check_slots(check, url, outages)
     _check_tiers(check, url, until=until)
     return check
+
+
+def assert_no_slot_was_caught_up(url: str) -> None:
+    """Scrapes that did not happen are gaps: none begins when its slot is long over."""
+    found = rows(url, _CAUGHT_UP)
+    assert not found, found
 
 
 def _check_slots(check: LedgerCheck, url: str, outages: Sequence[Outage] | None) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.acceptance.faults import processes
 from tests.acceptance.faults.fault import endure_all
 from tests.acceptance.faults.scene import Cast, Scene, scene
+from tests.acceptance.ledger_check import assert_no_slot_was_caught_up
 
 pytestmark = pytest.mark.acceptance
 
@@ -24,3 +25,4 @@ def test_processes_that_are_killed_stopped_and_paused_lose_nothing(here: Scene) 
     endured = endure_all(here, processes.FAULTS)
     assert len(endured) == len(processes.FAULTS)
     here.check().assert_right(strays=3)
+    assert_no_slot_was_caught_up(here.database_url)

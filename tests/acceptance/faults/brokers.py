@@ -6,8 +6,11 @@ from datetime import timedelta
 
 import redis
 
-from tests.acceptance.faults.fault import Fault
+from tests.acceptance.faults.fault import Fault, lasting
 from tests.acceptance.faults.scene import Scene
+
+#: Long enough for kombu's own pauses to have grown to half a minute.
+_AWAY = lasting(2, 90)
 
 
 def _stop(scene: Scene) -> None:
@@ -48,8 +51,12 @@ def _give_back(scene: Scene) -> None:
         client.config_set("maxmemory", "0")
 
 
-RESTARTED = Fault("Redis stopped and started, with its data", "reconnect; old wakes are expired", _stop, _start)
-RESTARTED_EMPTY = Fault("Redis killed and started without its data", "lost wakes are missed", _kill, _start_empty)
+RESTARTED = Fault(
+    "Redis stopped and started, with its data", "reconnect; old wakes are expired", _stop, _start, lasts=_AWAY
+)
+RESTARTED_EMPTY = Fault(
+    "Redis killed and started without its data", "lost wakes are missed", _kill, _start_empty, lasts=_AWAY
+)
 FLUSHED = Fault("FLUSHALL", "lost wakes are missed", _flush, lasts=timedelta(0))
 FULL = Fault(
     "Redis at maxmemory, noeviction",
@@ -60,6 +67,6 @@ FULL = Fault(
 )
 FAULTS = (RESTARTED, RESTARTED_EMPTY, FLUSHED, FULL)
 
-RABBIT_RESTARTED = Fault("RabbitMQ stopped and started", "reconnect; old wakes are expired", _stop, _start)
+RABBIT_RESTARTED = Fault("RabbitMQ stopped and started", "reconnect; old wakes are expired", _stop, _start, lasts=_AWAY)
 RABBIT_KILLED = Fault("RabbitMQ killed and started", "reconnect; queues are durable", _kill, _start)
 RABBIT_FAULTS = (RABBIT_RESTARTED, RABBIT_KILLED)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from tests.acceptance.faults.fault import HALF_OPEN, Fault
+from tests.acceptance.faults.fault import HALF_OPEN, Fault, lasting
 
-_SILENCE = timedelta(seconds=5)
+_SILENCE = lasting(5, 60)
 
 BROKER_SILENT = Fault(
     "broker silent, then heard again",

@@ -6,11 +6,13 @@ import os
 import signal
 from datetime import timedelta
 
-from tests.acceptance.faults.fault import Fault
+import psutil
+
+from tests.acceptance.faults.fault import Fault, lasting
 from tests.acceptance.faults.scene import Actor, Scene
 from tests.acceptance.machines import children, kill
 
-PAUSE = timedelta(seconds=5)
+PAUSE = lasting(5, 120)
 _GRACE = timedelta(seconds=20)
 
 
@@ -52,10 +54,13 @@ def _end(actors: list[Actor], scene: Scene, number: signal.Signals) -> None:
 def _kill_parents(scene: Scene) -> None:
     """SIGKILL to the workers' parents alone, as the kernel does when memory runs out."""
     for worker in scene.workers:
+        assert worker.running is not None
+        orphans = psutil.Process(worker.process_id).children(recursive=True)
         worker.is_wanted = False
         kill(worker.process_id)
-        assert worker.running is not None
         worker.running.process.wait()
+        _, left = psutil.wait_procs(orphans, timeout=_GRACE.total_seconds())
+        assert not left, f"orphans are still there after {_GRACE}: {left}"
 
 
 CHILDREN_KILLED = Fault(
@@ -72,6 +77,7 @@ PARENT_KILLED = Fault(
     "orphans end by themselves and do nothing twice",
     _kill_parents,
     lambda scene: _start(scene.workers),
+    lasts=timedelta(0),
 )
 BEAT_KILLED = Fault(
     "kill -9 of beat", "no wakes until it is back", lambda scene: _kill(scene.beats), lambda scene: _start(scene.beats)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,9 @@ def main() -> int:
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.randrange(1_000_000)  # noqa: S311 - secures nothing
     folder = given.folder or Path("soaks") / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{seed}"
+    if folder.exists():
+        parser.error(f"{folder} exists; name a folder that is to be made")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what it has started is ended
     plan = Plan(timedelta(minutes=given.minutes), timedelta(seconds=given.fault_every), seed, folder.absolute())
     _say(f"soak of {given.minutes:g} minutes, seed {seed}, in {plan.folder}")
     result = soak(plan, say=_say)

@@ -21,7 +21,7 @@ from typing import Any
 from tests.acceptance.faults.fault import Endured, Fault, endure
 from tests.acceptance.faults.scene import Cast, Scene, scene
 from tests.acceptance.faults.servers import Redis
-from tests.acceptance.ledger_check import LedgerCheck, Outage
+from tests.acceptance.ledger_check import LedgerCheck, Outage, assert_no_slot_was_caught_up
 from tests.acceptance.soak.faults import FAULTS
 from tests.acceptance.soak.gauges import Watch
 
@@ -66,13 +66,13 @@ def soak(plan: Plan, *, say: Callable[[str], None]) -> Result:
         cast = Cast(workers=2, beats=2, web=True)
         with scene(plan.folder / "machines", servers, cast=cast) as made:
             result = Result(plan)
-            try:
+            with _noting(result, "the mix ended early"):
                 _mix(made, result, say)
-            finally:
-                result.restarts = {actor.name: actor.restarts for actor in made.actors}
-                with contextlib.suppress(OSError):
-                    shutil.copy(servers / "pg" / "server.log", plan.folder / "postgresql.log")
-            _judge(made, result)
+            result.restarts = {actor.name: actor.restarts for actor in made.actors}
+            with _noting(result, "the check"):
+                _judge(made, result)
+            with contextlib.suppress(OSError):
+                shutil.copy(servers / "pg" / "server.log", plan.folder / "postgresql.log")
     _write(plan.folder, result)
     return result
 
@@ -102,15 +102,14 @@ def _live(made: Scene, watch: Watch, *, until: float) -> None:
 def _one(made: Scene, result: Result, fault: Fault, say: Callable[[str], None]) -> None:
     began = datetime.now(UTC)
     at = f"{began:%H:%M:%S}"
-    try:
+    with _noting(result, fault.name):
         endured = endure(made, fault)
-    except Exception as error:  # noqa: BLE001 - the soak goes on: one night may show more than one thing
-        result.failures.append(f"{at} {fault.name}: {type(error).__name__}: {error}")
-        say(f"{at}  {fault.name}: FAILED: {error}")
-        _restore(made, began)
-    else:
         result.endured.append(endured)
         say(f"{at}  {fault.name}: {endured.seconds:.1f} s, all sources {endured.all_seconds:.1f} s")
+        return
+    say(f"{at}  FAILED {result.failures[-1]}")
+    with _noting(result, f"after {fault.name}"):
+        _restore(made, began)
 
 
 def _restore(made: Scene, began: datetime) -> None:
@@ -135,10 +134,21 @@ def _restore(made: Scene, began: datetime) -> None:
     made.outages.append(Outage(began, datetime.now(UTC)))
 
 
+@contextlib.contextmanager
+def _noting(result: Result, what: str) -> Iterator[None]:
+    """Note what fails, and go on: one night may show more than one thing."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - as above
+        result.failures.append(f"{datetime.now(UTC):%H:%M:%S} {what}: {type(error).__name__}: {error}")
+
+
 def _judge(made: Scene, result: Result) -> None:
     """The check of the ledger, and what has grown."""
     check = result.check = made.check()
     result.failures += check.faults[:20]
+    with _noting(result, "after the soak"):
+        assert_no_slot_was_caught_up(made.database_url)
     if len(check.strays) > STRAY_SHARE * check.slots:
         result.failures.append(f"{len(check.strays)} slots are missing while nothing was broken: {check.strays[:5]}")
     result.failures += [f"{name} has grown" for name in result.watch.grown()]
