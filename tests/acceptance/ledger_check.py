@@ -100,10 +100,10 @@ class LedgerCheck:
         if not is_so:
             self.faults.append(fault)
 
-    def assert_right(self, *, strays: int = 0) -> None:
-        """Fail with all faults; so many slots may be missing outside of any outage."""
+    def assert_right(self, *, strays: int = 0, stray_share: float = 0.0) -> None:
+        """Fail with all faults; so many slots, or such a share of all, may be missing outside of any outage."""
         assert not self.faults, "\n".join(self.faults[:50])
-        assert len(self.strays) <= strays, self.strays
+        assert len(self.strays) <= max(strays, stray_share * self.slots), (str(self), self.strays)
 
     def __str__(self) -> str:
         tiers = ", ".join(f"{count} of {name}" for name, count in self.buckets.items())

@@ -99,34 +99,6 @@ def test_a_child_that_is_killed_in_the_middle_of_a_collection(machine: Machine, 
     assert_right(machine, database_url)
 
 
-def test_a_worker_that_is_killed_with_all_its_children_and_started_again(machine: Machine, database_url: str) -> None:
-    worker = begin(machine)
-    wait_for(database_url, OPEN_CLAIM)
-    worker.kill()
-    assert_nothing_is_left_of(worker)
-    machine.start_worker()
-    assert_goes_on(database_url)
-    assert_right(machine, database_url)
-
-
-def assert_nothing_is_left_of(worker: Running) -> None:
-    assert worker.process.poll() is not None
-    session = worker.process.pid
-
-    def left() -> list[str]:
-        found = []
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = path.read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[3]) == session and fields[0] != "Z":
-                found.append(path.parent.name)
-        return found
-
-    assert wait_until(lambda: not left(), PATIENCE), left()
-
-
 def test_postgresql_goes_away_and_comes_back_while_work_goes_on(
     open_directory: Path, broker_url: str, tmp_path: Path
 ) -> None:

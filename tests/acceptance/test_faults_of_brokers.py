@@ -16,6 +16,9 @@ from tests.acceptance.rabbitmq import RabbitMQ, rabbitmq_binary
 
 pytestmark = pytest.mark.acceptance
 
+#: Of the slots: so many messages may expire on a machine that does other work as well.
+BUSY = 0.05
+
 
 @pytest.fixture
 def here(open_directory: Path, tmp_path: Path) -> Iterator[Scene]:
@@ -39,10 +42,10 @@ def with_rabbitmq(open_directory: Path, tmp_path: Path) -> Iterator[Scene]:
 def test_redis_that_is_restarted_emptied_and_full_loses_nothing(here: Scene) -> None:
     endured = endure_all(here, brokers.FAULTS)
     assert len(endured) == len(brokers.FAULTS)
-    here.check().assert_right(strays=3)
+    here.check().assert_right(stray_share=BUSY)
 
 
 def test_rabbitmq_that_is_stopped_and_killed_loses_nothing(with_rabbitmq: Scene) -> None:
     endured = endure_all(with_rabbitmq, brokers.RABBIT_FAULTS)
     assert len(endured) == len(brokers.RABBIT_FAULTS)
-    with_rabbitmq.check().assert_right(strays=3)
+    with_rabbitmq.check().assert_right(stray_share=BUSY)

@@ -14,6 +14,9 @@ from tests.acceptance.ledger_check import assert_no_slot_was_caught_up
 
 pytestmark = pytest.mark.acceptance
 
+#: Of the slots: so many messages may expire on a machine that does other work as well.
+BUSY = 0.05
+
 
 @pytest.fixture
 def here(open_directory: Path, tmp_path: Path) -> Iterator[Scene]:
@@ -24,5 +27,5 @@ def here(open_directory: Path, tmp_path: Path) -> Iterator[Scene]:
 def test_processes_that_are_killed_stopped_and_paused_lose_nothing(here: Scene) -> None:
     endured = endure_all(here, processes.FAULTS)
     assert len(endured) == len(processes.FAULTS)
-    here.check().assert_right(strays=3)
+    here.check().assert_right(stray_share=BUSY)
     assert_no_slot_was_caught_up(here.database_url)

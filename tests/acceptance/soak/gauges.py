@@ -24,10 +24,11 @@ _DATABASE = """
         (SELECT count(*) FROM pg_stat_activity
          WHERE datname = current_database() AND application_name LIKE 'aggregator%%')
 """
+LINES_OVER_SECONDS = 120.0
 #: What may be used more at the end than at the beginning: a share, and an amount beside it.
 ALLOWED = {
     "memory MB": (0.25, 15.0),
-    "descriptors": (0.1, 8.0),
+    "descriptors": (0.1, 20.0),
     "metric files": (0.0, 4.0),
     "metric files kB": (0.1, 500.0),
     "dirty rows": (0.5, 100.0),
@@ -115,16 +116,17 @@ class Watch:
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.samples: list[tuple[float, dict[str, float]]] = []
-        self._lines: tuple[float, int] | None = None
+        self._lines: dict[float, int] = {}
 
     def look(self, scene: Scene) -> None:
         """Measure once more."""
         now, lines = time.monotonic(), log_lines(scene)
         measured = measure(scene)
-        if self._lines is not None:
-            at, before = self._lines
-            measured["log lines a minute"] = (lines - before) / (now - at) * 60
-        self._lines = now, lines
+        # Over minutes: a fault writes some lines at once.
+        since = max((at for at in self._lines if at <= now - LINES_OVER_SECONDS), default=None)
+        if since is not None:
+            measured["log lines a minute"] = (lines - self._lines[since]) / (now - since) * 60
+        self._lines[now] = lines
         self.samples.append((now - self.started, measured))
 
     def names(self) -> list[str]:
