@@ -113,8 +113,12 @@ class Watcher:
             is_lost = watched.is_lost()
         except (OSError, watched.engine.dialect.import_dbapi().Error):  # it has ended meanwhile
             return
+        if not is_lost:
+            return
+        if watched.backend is not None:
+            _end_session(watched.engine, watched.backend)
         with self._lock:
-            if is_lost and watched in self._watched:
+            if watched in self._watched:
                 log.warning("database_silent", host=watched.engine.url.host, backend=watched.backend)
                 # libpq, which waits in another thread, reads the end of the connection.
                 watched.socket.shutdown(socket.SHUT_RDWR)
@@ -155,7 +159,26 @@ def _is_on_tcp(host: str | None) -> bool:
 
 
 def _is_working(engine: Engine, backend: int) -> bool | None:
-    """Whether the server process is busy, asked over another connection; None where nobody can say in time."""
+    """Whether the server process is busy; None where nobody can say in time."""
+    answer = _ask(engine, _STATE, backend)
+    return None if answer is None else answer == ("active",)
+
+
+def _end_session(engine: Engine, backend: int) -> None:
+    """End what waits for us in vain on the server, with its locks: by itself it would do so after a minute."""
+    _ask(engine, _END, backend)
+
+
+#: Use no index: the sessions are in memory.
+_STATE = "SELECT coalesce((SELECT state FROM pg_stat_activity WHERE pid = %s), 'gone')"
+_END = """
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE pid = %s AND state LIKE 'idle in transaction%%' AND usename = current_user
+"""
+
+
+def _ask(engine: Engine, statement: str, backend: int) -> tuple[Any, ...] | None:
+    """The one row of a statement on another connection; None where the server does not answer in time."""
     deadline = time.monotonic() + ASK_SECONDS
     _, where = engine.dialect.create_connect_args(engine.url)
     driver: Any = engine.dialect.import_dbapi()
@@ -164,16 +187,13 @@ def _is_working(engine: Engine, backend: int) -> bool | None:
         with closing(driver.connect(**where, async_=True)) as connection:
             _await(connection, deadline)
             cursor = connection.cursor()
-            cursor.execute(_STATE, (backend,))
+            cursor.execute(statement, (backend,))
             _await(connection, deadline)
-            row = cursor.fetchone()
-            return row is not None and row[0] == "active"
+            return tuple(cursor.fetchone())
     except (driver.Error, TimeoutError):
         return None
 
 
-#: Uses no index: the sessions are in memory.
-_STATE = "SELECT state FROM pg_stat_activity WHERE pid = %s"
 _READ = 1
 
 

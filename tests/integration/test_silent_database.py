@@ -72,6 +72,21 @@ def test_a_transaction_in_the_middle_of_which_the_server_goes_silent_is_done_aga
     assert time.monotonic() - started < _SOON_SECONDS
 
 
+def test_what_such_a_transaction_had_locked_is_free_again(database: Database, proxy: SilentProxy) -> None:
+    tries = []
+
+    def work(connection: Connection) -> int:
+        # Waits for no lock longer than five seconds; the server would end the lost session after a minute.
+        connection.execute(text("LOCK TABLE aggregator.shards IN ACCESS EXCLUSIVE MODE"))
+        tries.append(1)
+        if len(tries) == 1:
+            proxy.forget()
+        return select(connection, 2)
+
+    assert database.run(work) == 2
+    assert len(tries) == 2
+
+
 def test_a_statement_that_works_for_longer_than_an_answer_may_be_owed_is_left_alone(database: Database) -> None:
     tries = []
 
