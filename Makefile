@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help up test coverage lint audit format lock wheel bench clean
+.PHONY: help up test coverage soak lint audit format lock wheel bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ test: $(VENV)/dev.stamp ## run all tests; ARGS="-k words" narrows them
 
 coverage: ## run all tests and print which lines they reach; a quarter slower
 	@$(MAKE) test ARGS="--cov --cov-report=term $(ARGS)"
+
+# Exit 1 where the ledger, a recovery or what has to stay flat is not right; DIRECTORY is where all of it is written.
+soak: $(VENV)/dev.stamp ## run everything under random faults; MINUTES=60 SEED=7 FAULT_EVERY=30
+	@$(BIN)/python -m tests.acceptance.soak --minutes=$(or $(MINUTES),60) --fault-every=$(or $(FAULT_EVERY),30) \
+		$(if $(SEED),--seed=$(SEED)) $(if $(DIRECTORY),--folder=$(DIRECTORY))
 
 lint: $(VENV)/dev.stamp ## check style, types, import layers and shell scripts
 	$(BIN)/ruff check .

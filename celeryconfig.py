@@ -31,10 +31,10 @@ broker_heartbeat = 30
 
 # A peer that vanished without a word is noticed in seconds and not never (docs/pitfalls.md#half-open).
 _redis_options = {
-    "socket_timeout": 10,
+    "socket_timeout": 5,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
-    "health_check_interval": 10,
+    "health_check_interval": 5,
     "retry_on_timeout": True,
 }
 # At least twice the hard limit, or a long task runs twice (docs/pitfalls.md#visibility-timeout).

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError as StorageError
 from sqlalchemy.pool import QueuePool
 
 from aggregator.errors import ServerUnreachableError, UsageError
+from aggregator.storage.silence import watched
 
 log = structlog.get_logger(__name__)
 
@@ -97,20 +98,23 @@ def transaction(engine: Engine, *, statement_timeout: timedelta | None = None) -
         connection = engine.connect()
     except OperationalError as error:
         raise unreachable(engine.url, error) from error
-    with connection, connection.begin():
-        connection.execute(
+    with connection, watched(connection, limit=limit) as watch, connection.begin():
+        backend = connection.execute(
             _SET_LOCAL,
             {
                 "statement": _milliseconds(limit),
                 "lock": _milliseconds(LOCK_TIMEOUT),
                 "idle": _milliseconds(IDLE_TIMEOUT),
             },
-        )
+        ).scalar_one()
+        if watch is not None:
+            watch.backend = backend
         yield connection
 
 
 _SET_LOCAL = text(
-    "SELECT set_config('statement_timeout', :statement, true), set_config('lock_timeout', :lock, true),"
+    "SELECT pg_backend_pid(),"
+    " set_config('statement_timeout', :statement, true), set_config('lock_timeout', :lock, true),"
     " set_config('idle_in_transaction_session_timeout', :idle, true), set_config('timezone', 'UTC', true)"
 )
 

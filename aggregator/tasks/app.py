@@ -13,6 +13,7 @@ from celery import Celery
 from aggregator.bundled import bundled
 from aggregator.errors import ConfigurationError, Fault
 from aggregator.tasks.base import PolicyTask
+from aggregator.tasks.connection import PatientAMQP
 
 CELERYCONFIG_VARIABLE = "AGGREGATOR_CELERYCONFIG"
 
@@ -43,7 +44,7 @@ class App(Celery):
 
 def make_app() -> Celery:
     """The app that every process of this installation uses; it becomes the default one of this process."""
-    made = App("aggregator", task_cls=PolicyTask, set_as_current=True)
+    made = App("aggregator", task_cls=PolicyTask, amqp=PatientAMQP, set_as_current=True)
     made.config_from_object(_configuration())
     made.set_default()
     return made

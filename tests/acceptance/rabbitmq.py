@@ -67,6 +67,11 @@ class RabbitMQ:
         end_process(self._process, _STOP_STEP)
         end_process(self._mapper)
 
+    def kill(self) -> None:
+        """SIGKILL to the node and its port mapper."""
+        end_process(self._process)
+        end_process(self._mapper)
+
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), Connection(self.url, connect_timeout=1) as connection:
             connection.connect()

@@ -1,0 +1,31 @@
+"""Processes that are killed, stopped and paused while sources run: they come back, and the ledger is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.faults import processes
+from tests.acceptance.faults.fault import endure_all
+from tests.acceptance.faults.scene import Cast, Scene, scene
+from tests.acceptance.ledger_check import assert_no_slot_was_caught_up
+
+pytestmark = pytest.mark.acceptance
+
+#: Of the slots: so many messages may expire on a machine that does other work as well.
+BUSY = 0.05
+
+
+@pytest.fixture
+def here(open_directory: Path, tmp_path: Path) -> Iterator[Scene]:
+    with scene(tmp_path / "machines", open_directory / tmp_path.name, cast=Cast(workers=2)) as made:
+        yield made
+
+
+def test_processes_that_are_killed_stopped_and_paused_lose_nothing(here: Scene) -> None:
+    endured = endure_all(here, processes.FAULTS)
+    assert len(endured) == len(processes.FAULTS)
+    here.check().assert_right(stray_share=BUSY)
+    assert_no_slot_was_caught_up(here.database_url)

@@ -1,0 +1,31 @@
+"""Connections that go silent without being closed: everybody notices, and the ledger is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.faults import network
+from tests.acceptance.faults.fault import endure_all
+from tests.acceptance.faults.scene import Scene, scene
+from tests.acceptance.ledger_check import assert_no_slot_was_caught_up
+
+pytestmark = pytest.mark.acceptance
+
+#: Of the slots: so many messages may expire on a machine that does other work as well.
+BUSY = 0.05
+
+
+@pytest.fixture
+def here(open_directory: Path, tmp_path: Path) -> Iterator[Scene]:
+    with scene(tmp_path / "machines", open_directory / tmp_path.name) as made:
+        yield made
+
+
+def test_connections_that_are_half_open_for_a_while_or_for_ever_lose_nothing(here: Scene) -> None:
+    endured = endure_all(here, network.FAULTS)
+    assert len(endured) == len(network.FAULTS)
+    here.check().assert_right(stray_share=BUSY)
+    assert_no_slot_was_caught_up(here.database_url, waited_seconds=60)
