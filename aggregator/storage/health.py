@@ -82,6 +82,8 @@ class Health:
     measured: Measured | None = None
     #: What the newest verification said; None before the first.
     verification: Verification | None = None
+    #: How much the clock of whoever asks is ahead of the server's.
+    clock_ahead_seconds: float = 0.0
 
 
 class HealthReader:
