@@ -128,7 +128,7 @@ worker_redirect_stdouts = False
 
 # --- Beat: it only wakes ----------------------------------------------------------------------------------------------
 # In memory: a schedule file is a pickle, and garbage in it is a crash loop (docs/pitfalls.md#beat-schedule-file).
-beat_scheduler = "celery.beat:Scheduler"
+beat_scheduler = "aggregator.tasks.scheduler:ClockScheduler"
 beat_max_loop_interval = 60
 beat_schedule = _beat_schedule(_settings)
 

@@ -142,5 +142,11 @@ class CollectionFailedError(AggregatorError):
     """A collection asked for by hand failed on every target; the message is the first target's error."""
 
 
+class ClockDiffersError(AggregatorError):
+    """This machine's clock and PostgreSQL's differ; set both by NTP: nothing is stored at times that may be wrong."""
+
+    retry = True
+
+
 class LeaseLostError(AggregatorError):
     """Another worker took this collection over after the lease had run out; what it stores is what counts."""

@@ -34,7 +34,7 @@ def readable_files(directory: Path) -> list[Path]:
             entries = sum(1 for _ in _entries(path))
         except FileNotFoundError:
             continue  # a gauge's file goes with its process
-        except (ValueError, TypeError, AttributeError, struct.error):
+        except (OSError, ValueError, TypeError, AttributeError, struct.error):
             _quarantine(path)
         else:
             readable += [path] if entries else []

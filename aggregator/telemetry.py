@@ -7,6 +7,7 @@ installation is read from PostgreSQL and served by `web`.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
@@ -75,7 +76,7 @@ def install(directory: Path, identify: Callable[[], int | str]) -> None:
 def forget_gauges(directory: Path) -> None:
     """Forget what all processes of a node said of themselves, before the first of them starts anew."""
     for path in directory.glob("gauge_*.db"):
-        path.unlink(missing_ok=True)
+        _remove(path)
 
 
 def take_over(directory: Path, identifier: int | str) -> None:
@@ -84,6 +85,12 @@ def take_over(directory: Path, identifier: int | str) -> None:
     Its counters go on; but what it had in progress is no longer, and what it said of itself may have changed.
     """
     for path in directory.glob(f"gauge_*_{identifier}.db"):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file; what is none, such as a directory of that name, is set aside later."""
+    with suppress(OSError):
         path.unlink(missing_ok=True)
 
 

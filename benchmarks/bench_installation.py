@@ -32,14 +32,23 @@ _STOP_STEPS = ((signal.SIGTERM, timedelta(seconds=40)), (signal.SIGQUIT, timedel
 
 @dataclass(frozen=True)
 class Installation:
-    """A running installation: the URL of its database, and where its logs are."""
+    """A running installation: the URL of its database, where its logs are, and what its processes are told."""
 
     database_url: str
     home: Path
+    variables: Mapping[str, str]
 
     def errors(self) -> list[str]:
         """The warnings and errors that its processes have logged."""
         return logged_errors(self.home)
+
+    @contextmanager
+    def worker(self, node: str, *words: str) -> Iterator[None]:
+        """One more worker, on a node of its own; `words`: what else is said to it."""
+        own = {"AGGREGATOR_NODE": node, "AGGREGATOR_EXPORTER_LISTEN": f"{LOOPBACK}:{free_port()}"}
+        arguments = (*_CELERY, "worker", *_ALONE, "--loglevel=warning", *words)
+        with process(f"worker-{node}", arguments, home=self.home, variables={**self.variables, **own}):
+            yield
 
 
 def logged_errors(directory: Path) -> list[str]:
@@ -115,8 +124,11 @@ def exposition_server(*, targets: int, series: int) -> Iterator[list[str]]:
 
 
 @contextmanager
-def installation(config: str) -> Iterator[Installation]:
-    """Everything up and migrated, with this configuration file; all gone afterwards."""
+def installation(config: str, *worker: str) -> Iterator[Installation]:
+    """Everything up and migrated, with this configuration file; all gone afterwards.
+
+    `worker`: what else is said to its worker.
+    """
     with temporary_home("aggregator-bench-") as home, ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(home / "postgres", binaries=postgres_binaries(), port=None))
         valkey = stack.enter_context(EmbeddedValkey(home / "valkey", binary=valkey_binary()))
@@ -131,9 +143,9 @@ def installation(config: str) -> Iterator[Installation]:
         migrate = [sys.executable, "-m", "aggregator", "db", "migrate"]
         subprocess.run(migrate, env=variables, cwd=home, check=True, stdout=subprocess.DEVNULL)
         for name, arguments in (
-            ("worker", (*_CELERY, "worker", *_ALONE, "--loglevel=warning")),
+            ("worker", (*_CELERY, "worker", *_ALONE, "--loglevel=warning", *worker)),
             ("web", ("-m", "aggregator", "web")),
             ("beat", (*_CELERY, "beat", "--loglevel=warning")),
         ):
             stack.enter_context(process(name, arguments, home=home, variables=variables))
-        yield Installation(postgres.url, home)
+        yield Installation(postgres.url, home, variables)

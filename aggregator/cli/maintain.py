@@ -11,7 +11,9 @@ def maintain(context: typer.Context) -> None:
     """Make partitions ahead of their time, drop those past their retention, and seal what has closed."""
     from aggregator.tasks.context import Context, now  # noqa: PLC0415 - SQLAlchemy is loaded only where it is used
 
-    done = Context(settings_of(context)).maintain.run(clock=now)
+    here = Context(settings_of(context))
+    here.require_right_clock()
+    done = here.maintain.run(clock=now)
     if done is None:
         raise AssertionError("a run without a slot is never refused")
     typer.echo(f"{done.partitions_made} partitions made, {len(done.partitions_dropped)} dropped")

@@ -184,15 +184,16 @@ class EmbeddedPostgres:
             end_leftovers(find, _LEFTOVER_BACKENDS_STEP)
 
     def _remove_stale_files(self, cluster: Cluster) -> None:
-        """Remove lock files of a dead run whose process ids others have now: PostgreSQL would refuse to start.
+        """Remove lock files of a dead run whose process ids others have now, or that cannot be read.
 
-        Everything that ran in this cluster has ended before. Where the id is unused, PostgreSQL decides by itself.
+        PostgreSQL would refuse to start. Everything that ran in this cluster has ended before. A file may have been cut
+        short by a loss of power. Where the id is unused, PostgreSQL decides by itself.
         """
         for stale in self._sockets.glob(".s.PGSQL.*"):
             stale.unlink(missing_ok=True)
         pid_file = cluster.data / "postmaster.pid"
         first = "".join(_lines(pid_file)[:1]).strip()
-        if first.isdigit() and psutil.pid_exists(int(first)):
+        if not first.isdecimal() or psutil.pid_exists(int(first)):
             pid_file.unlink(missing_ok=True)
 
 

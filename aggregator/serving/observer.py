@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +10,7 @@ from aggregator.errors import AggregatorError, ServerUnreachableError
 from aggregator.serving.asking import Question
 from aggregator.serving.servers import Answer, Prober, queue_names
 from aggregator.serving.status import Server, Status
+from aggregator.storage.engine import clock_ahead
 from aggregator.storage.health import Health, HealthReader
 from aggregator.storage.reading import Reader, ping
 from aggregator.storage.schema import schema_fault
@@ -121,7 +122,12 @@ class Observer:
             raise ServerUnreachableError(f"PostgreSQL cannot be reached: {_HANGS}; see AGGREGATOR_DATABASE_URL")
 
     def _read_health(self) -> Health:
-        health = self._reader.run(lambda connection: self._health_reader.read(connection, now=datetime.now(UTC)))
+        def work(connection: Connection) -> Health:
+            ahead = clock_ahead(connection, datetime.now(UTC))
+            health = self._health_reader.read(connection, now=datetime.now(UTC))
+            return replace(health, clock_ahead_seconds=ahead.total_seconds())
+
+        health = self._reader.run(work)
         self._nodes = tuple(node.name for node in health.nodes)
         return health
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aggregator
 from aggregator.serving.stored import stored_lists
+from aggregator.storage.engine import MOST_CLOCK_DIFFERENCE
 from aggregator.storage.health_sources import NODE_GONE_AFTER, SourceHealth
 
 if TYPE_CHECKING:
@@ -133,6 +134,10 @@ def _problems(health: Health, now: datetime) -> Iterator[str]:
 
 
 def _process_problems(health: Health, now: datetime) -> Iterator[str]:
+    if abs(health.clock_ahead_seconds) > MOST_CLOCK_DIFFERENCE.total_seconds():
+        direction = "ahead of" if health.clock_ahead_seconds > 0 else "behind"
+        length = _length(abs(health.clock_ahead_seconds))
+        yield f"this machine's clock is {length} {direction} PostgreSQL's; nothing is collected here; set both by NTP"
     for found in health.quarantined:
         yield (
             f"job {found.job} is quarantined: it lost its process {found.losses} times in a row ({found.reason});"

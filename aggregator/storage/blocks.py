@@ -13,6 +13,7 @@ from sqlalchemy import Connection, func, insert, select, text, update
 from aggregator.exposition.series import Kind
 from aggregator.storage import tables
 from aggregator.storage.series import maps_of
+from aggregator.storage.witness import Witness
 
 BLOCK_SERIES = 64
 
@@ -146,10 +147,13 @@ class LayoutCache:
     """The layouts that this process has read and that were committed; a map only grows, a place never changes."""
 
     layouts: dict[int, Layout] = field(default_factory=dict)
+    #: Of all that is remembered here; None where nothing is.
+    witness: Witness | None = None
 
     def forget(self) -> None:
         """Drop everything: behind a new connection may be another database."""
         self.layouts.clear()
+        self.witness = None
 
     def read(self, connection: Connection, lengths: dict[int, int]) -> dict[int, Layout]:
         """The layouts of maps, each at least as long as asked.
@@ -167,9 +171,14 @@ class LayoutCache:
             for map_id, length in lengths.items()
         }
 
-    def keep(self, layouts: dict[int, Layout]) -> None:
-        """Remember layouts whose places are committed."""
+    def knows(self, layouts: Mapping[int, Layout]) -> bool:
+        """Whether these are remembered already."""
+        return all(self.layouts.get(map_id) is layout for map_id, layout in layouts.items())
+
+    def keep(self, layouts: Mapping[int, Layout], witness: Witness | None) -> None:
+        """Remember layouts whose places are committed, with the witness that was committed with them."""
         self.layouts.update(layouts)
+        self.witness = witness
 
 
 def _read_layouts(connection: Connection, map_ids: Sequence[int]) -> dict[int, Layout]:

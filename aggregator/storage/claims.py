@@ -34,6 +34,8 @@ class Claim:
     token: uuid.UUID
     target_ids: tuple[int, ...]
     is_taken_over: bool
+    #: This very claim had been committed before.
+    is_known: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,12 @@ def claim(
     now: datetime,
     lease: timedelta,
     by_hand: bool,
+    token: uuid.UUID | None = None,
 ) -> Claim | None:
     """Claim a slot, or take over one whose lease has expired; None where somebody else has it or had it.
 
-    Uses index: collections_pkey.
+    With a `token` of the caller's it may be repeated where the outcome of its COMMIT is unknown: what was claimed by
+    this token is given again, as `is_known`. Uses index: collections_pkey.
     """
     # After days of standstill no partition was made ahead, and `maintain` comes only once work goes on.
     partitions.ensure(connection, partitions.COLLECTIONS, since=slot, until=slot + timedelta(microseconds=1))
@@ -66,7 +70,7 @@ def claim(
     statement = insert(_TABLE).values(
         shard_id=shard_id,
         slot=slot,
-        token=uuid.uuid4(),
+        token=token or uuid.uuid4(),
         lease_until=now + lease,
         node=node,
         by_hand=by_hand,
@@ -82,13 +86,16 @@ def claim(
         set_={"token": new.token, "lease_until": new.lease_until, "node": new.node, "claims": _TABLE.c.claims + 1},
         where=_TABLE.c.finished_at.is_(None) & (_TABLE.c.lease_until < now) & (_TABLE.c.claims < MOST_CLAIMS),
     )
-    row = connection.execute(
-        statement.returning(_TABLE.c.token, _TABLE.c.target_ids, _TABLE.c.outcome, _TABLE.c.claims)
-    ).one_or_none()
+    returned = (_TABLE.c.token, _TABLE.c.target_ids, _TABLE.c.outcome, _TABLE.c.claims)
+    row = connection.execute(statement.returning(*returned)).one_or_none()
+    is_known = row is None and token is not None
+    if is_known:
+        mine = (_TABLE.c.shard_id == shard_id) & (_TABLE.c.slot == slot) & (_TABLE.c.token == token)
+        row = connection.execute(select(*returned).where(mine)).one_or_none()
     if row is None:
         return None
     left = tuple(target for target, outcome in zip(row.target_ids, row.outcome, strict=True) if outcome == PENDING)
-    return Claim(shard_id, slot, row.token, left, is_taken_over=row.claims > 1)
+    return Claim(shard_id, slot, row.token, left, is_taken_over=row.claims > 1, is_known=is_known)
 
 
 def count_slot(connection: Connection, *, shard_id: int, slot: datetime, interval: timedelta) -> None:
@@ -143,7 +150,8 @@ def give_up_lost(connection: Connection, *, now: datetime) -> list[GivenUp]:
         .returning(*(_TABLE.c[name] for name in GivenUp.__dataclass_fields__))
     ).all()
     table = tables.shard_slots
-    for shard_id, count in Counter(row.shard_id for row in lost if not row.by_hand).items():
+    # In the order of their ids, as everybody who counts slots of more than one shard.
+    for shard_id, count in sorted(Counter(row.shard_id for row in lost if not row.by_hand).items()):
         missed = table.c.slots_missed + count
         connection.execute(update(table).where(table.c.shard_id == shard_id).values(slots_missed=missed))
     return [GivenUp(*row) for row in lost]
@@ -151,11 +159,13 @@ def give_up_lost(connection: Connection, *, now: datetime) -> list[GivenUp]:
 
 def move_slots(connection: Connection, source_id: int, *, now: datetime) -> None:
     """Count slots from now on only: a changed interval has another grid, on which the past missed nothing."""
-    shards = select(tables.shards.c.id).where(tables.shards.c.source_id == source_id)
-    table = tables.shard_slots
-    connection.execute(update(table).where(table.c.shard_id.in_(shards)).values(last_slot=now))
     job = select(func.concat("collect:", tables.sources.c.name)).where(tables.sources.c.id == source_id)
     connection.execute(update(tables.wakes).where(tables.wakes.c.job.in_(job)).values(slot=now))
+    shards = select(tables.shards.c.id).where(tables.shards.c.source_id == source_id)
+    table = tables.shard_slots
+    of_source = table.c.shard_id.in_(shards)
+    connection.execute(select(table.c.shard_id).where(of_source).order_by(table.c.shard_id).with_for_update())
+    connection.execute(update(table).where(of_source).values(last_slot=now))
 
 
 def record(connection: Connection, claimed: Claim, ended: Mapping[int, Ended], *, now: datetime) -> bool:

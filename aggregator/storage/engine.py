@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import structlog
@@ -34,6 +34,8 @@ FIRST_PAUSE_SECONDS = 0.1
 STATEMENT_TIMEOUT = timedelta(seconds=60)
 LOCK_TIMEOUT = timedelta(seconds=5)
 IDLE_TIMEOUT = timedelta(seconds=60)
+#: How much a machine's clock may differ from the server's, by which all go.
+MOST_CLOCK_DIFFERENCE = timedelta(seconds=60)
 
 _CONNECT_ARGUMENTS = {
     # Keepalives find a peer that went silent while we wait; tcp_user_timeout one that acknowledges nothing.
@@ -99,24 +101,44 @@ def transaction(engine: Engine, *, statement_timeout: timedelta | None = None) -
     except OperationalError as error:
         raise unreachable(engine.url, error) from error
     with connection, watched(connection, limit=limit) as watch, connection.begin():
-        backend = connection.execute(
+        row = connection.execute(
             _SET_LOCAL,
             {
                 "statement": _milliseconds(limit),
                 "lock": _milliseconds(LOCK_TIMEOUT),
                 "idle": _milliseconds(IDLE_TIMEOUT),
             },
-        ).scalar_one()
+        ).one()
         if watch is not None:
-            watch.backend = backend
+            watch.backend = row.backend
+        connection.info[_SERVER_CLOCK] = ServerClock(row.server_clock, time.monotonic())
         yield connection
 
 
 _SET_LOCAL = text(
-    "SELECT pg_backend_pid(),"
+    "SELECT pg_backend_pid() AS backend, clock_timestamp() AS server_clock,"
     " set_config('statement_timeout', :statement, true), set_config('lock_timeout', :lock, true),"
     " set_config('idle_in_transaction_session_timeout', :idle, true), set_config('timezone', 'UTC', true)"
 )
+_SERVER_CLOCK = "aggregator.server_clock"
+
+
+def clock_ahead(connection: Connection, now: datetime) -> timedelta:
+    """How much a clock that shows `now` at this moment is ahead of the server's, in a `transaction`."""
+    found: ServerClock = connection.info[_SERVER_CLOCK]
+    return found.ahead(now)
+
+
+@dataclass(frozen=True)
+class ServerClock:
+    """What the server's clock showed (UTC), and when that was by our own monotonic one, in seconds."""
+
+    instant: datetime
+    at_seconds: float
+
+    def ahead(self, now: datetime) -> timedelta:
+        """How much a clock that shows `now` at this moment is ahead of the server's."""
+        return now - self.instant - timedelta(seconds=time.monotonic() - self.at_seconds)
 
 
 def _milliseconds(duration: timedelta) -> str:
@@ -161,6 +183,8 @@ class Database:
 
     engine: Engine
     on_reconnect: list[Callable[[], None]] = field(default_factory=list)
+    #: As the last transaction found it; None before the first.
+    server_clock: ServerClock | None = None
 
     @classmethod
     def connect(cls, url: str, *, application: str) -> Database:
@@ -175,6 +199,7 @@ class Database:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with transaction(self.engine, statement_timeout=statement_timeout) as connection:
+                    self.server_clock = connection.info[_SERVER_CLOCK]
                     return work(connection)
             except (DBAPIError, ServerUnreachableError) as error:
                 self._forget_if_disconnected(error)
@@ -188,8 +213,12 @@ class Database:
         if isinstance(error, ServerUnreachableError) or (
             isinstance(error, DBAPIError) and error.connection_invalidated
         ):
-            for forget in self.on_reconnect:
-                forget()
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop all that this process remembers of the database: it may be another one, or an older one."""
+        for forget in self.on_reconnect:
+            forget()
 
     def dispose(self) -> None:
         """Close the connection."""
@@ -199,7 +228,9 @@ class Database:
 __all__ = [
     "Connection",
     "Database",
+    "ServerClock",
     "StorageError",
+    "clock_ahead",
     "driver_url",
     "is_lock_timeout",
     "is_retryable",

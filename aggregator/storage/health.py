@@ -91,6 +91,8 @@ class Health:
     verification: Verification | None = None
     #: Jobs that are set aside because they keep losing their process.
     quarantined: tuple[Losses, ...] = ()
+    #: How much the clock of whoever asks is ahead of the server's.
+    clock_ahead_seconds: float = 0.0
 
 
 class HealthReader:

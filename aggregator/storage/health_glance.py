@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 #: Older frames say nothing of now. No frame is sealed before it is as old.
 NEWEST_WITHIN = timedelta(minutes=5)
 MOST_HOSTS = 100
+REMEMBERED_FOR = timedelta(minutes=1)
 
 _CPU = "node_cpu_seconds_total"
 _LOAD = "node_load1"
@@ -81,13 +82,20 @@ _PLACES = text(
 
 
 class GlanceReader:
-    """Reads glances; remembers which positions of a frame map it needs until the map has grown."""
+    """Reads glances; remembers for a while which positions of a frame map it needs, until the map has grown.
+
+    For a while: an older database may have been restored behind the connection.
+    """
 
     def __init__(self) -> None:
+        self._since: datetime | None = None
         self._places: dict[int, tuple[int, tuple[_Place, ...]]] = {}
 
     def read(self, connection: Connection, *, now: datetime) -> tuple[Glance, ...]:
         """A glance at each host that sent samples within the last five minutes, by instance."""
+        if self._since is None or abs(now - self._since) > REMEMBERED_FOR:
+            self._since = now
+            self._places.clear()
         frames: dict[str, list[Sequence[Reading]]] = {}
         for row in connection.execute(_FRAMES, {"since": now - NEWEST_WITHIN, "most": 2 * MOST_HOSTS}).all():
             frames.setdefault(row.instance, []).append(self._readings(connection, row))

@@ -247,8 +247,11 @@ class StateChange:
 
 
 def record_states(connection: Connection, changes: Iterable[StateChange]) -> None:
-    """Store how targets are now; the last error stays readable after a target is up again."""
-    for change in changes:
+    """Store how targets are now; the last error stays readable after a target is up again.
+
+    In the order of their ids, as `lock_targets`.
+    """
+    for change in sorted(changes, key=lambda change: change.target_id):
         values = {"is_up": change.is_up, "state_since": change.at}
         if change.error is not None:
             values |= {"last_error": change.error, "last_error_at": change.at}

@@ -65,6 +65,7 @@ class Held:
 
 
 LOCKED = Held("locked", "it is being read or written")
+CLOCK = Held("clock", "the clock may have jumped: what is old is dropped once maintain has run for a day")
 
 
 def drop_unless_needed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Interval, cast, delete, func, insert, literal, update
+from sqlalchemy import Connection, Interval, cast, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from aggregator.storage import tables
@@ -30,6 +30,21 @@ def claim_slot(
         where=_RUNS.c.finished_at.is_(None) & (_RUNS.c.lease_until < now),
     )
     return connection.execute(statement.returning(_RUNS.c.id)).scalar_one_or_none()
+
+
+def ran_between(connection: Connection, *, stage: str, since: datetime, until: datetime) -> bool:
+    """Whether a claimed run of a stage that has ended began in the half-open interval.
+
+    Uses index: runs_started_at_idx.
+    """
+    statement = select(_RUNS.c.id).where(
+        _RUNS.c.stage == stage,
+        _RUNS.c.lease_until.is_not(None),
+        _RUNS.c.finished_at.is_not(None),
+        _RUNS.c.started_at >= since,
+        _RUNS.c.started_at < until,
+    )
+    return connection.execute(statement.limit(1)).first() is not None
 
 
 def begin(connection: Connection, *, stage: str, subject: str, node: str, now: datetime) -> int:

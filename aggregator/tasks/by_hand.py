@@ -20,12 +20,13 @@ from aggregator.tasks.context import Context
 def collect_by_hand(here: Context, source: str) -> list[dict[str, Any]]:
     """Collect a source's shards now, in this process; those of another node are left to that node's own slots."""
     source_id, configured = here.source(source)
+    here.require_right_clock()
     shards = here.wake.shards(source_id, configured, slot=None, now=here.clock())
     reports = [
         report
         for shard in shards
         if shard.node in (None, here.settings.node)
-        for report in here.collect.run(source_id, configured, shard.id, slot=None, clock=here.clock) or ()
+        for report in here.collect.run(source_id, configured, shard.id, slot=None, clock=here.steady_clock()) or ()
     ]
     if reports and not any(report.up for report in reports):
         raise CollectionFailedError(f"{reports[0].instance}: {reports[0].error}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
+
+import structlog
 
 from aggregator.collectors import make_collectors
 from aggregator.collectors.protocol import Collector
@@ -14,7 +17,7 @@ from aggregator.config.load import load_settings
 from aggregator.config.model import Settings
 from aggregator.config.servers import require_database_url, with_running_servers
 from aggregator.config.source_model import BaseSource, CommandSource, Source
-from aggregator.errors import UnknownSourceError
+from aggregator.errors import ClockDiffersError, UnknownSourceError
 from aggregator.stages.collect import Collect
 from aggregator.stages.collect.wake import Wake
 from aggregator.stages.maintain import Maintain
@@ -22,7 +25,10 @@ from aggregator.stages.rollup import Rollup
 from aggregator.stages.summarize import Publication, Summarize
 from aggregator.stages.verify import Verify
 from aggregator.storage import publish
-from aggregator.storage.engine import Connection, Database
+from aggregator.storage.engine import MOST_CLOCK_DIFFERENCE, Connection, Database
+from aggregator.storage.reading import ping
+
+log = structlog.get_logger(__name__)
 
 
 def now() -> datetime:
@@ -88,6 +94,53 @@ class Context:
         """The stage verify."""
         return Verify(self.database, self.settings.node)
 
+    def require_right_clock(self) -> None:
+        """Refuse to work by a clock that differs from PostgreSQL's, which all machines share.
+
+        What is collected by it would stand at wrong times, and what is not old would be dropped. Raises
+        ClockDiffersError.
+        """
+        if abs(self._clock_ahead()) <= MOST_CLOCK_DIFFERENCE:
+            return
+        self.database.run(ping)  # the machine may have slept since the last transaction
+        if abs(ahead := self._clock_ahead()) > MOST_CLOCK_DIFFERENCE:
+            _say_that_it_differs(ahead)
+            direction = "ahead of" if ahead > timedelta(0) else "behind"
+            raise ClockDiffersError(
+                f"this machine's clock is {abs(ahead).total_seconds():.0f} s {direction} PostgreSQL's; set both by NTP:"
+                " nothing is stored at times that may be wrong"
+            )
+
+    def _clock_ahead(self) -> timedelta:
+        if self.database.server_clock is None:
+            self.database.run(ping)
+        if self.database.server_clock is None:
+            raise AssertionError("every transaction reads the server's clock")
+        return self.database.server_clock.ahead(self.clock())
+
+    def steady_clock(self) -> Callable[[], datetime]:
+        """The clock for one collection; it raises ClockDiffersError where it was set since: nothing is stored then."""
+        begun, begun_seconds = self.clock(), time.monotonic()
+
+        def read() -> datetime:
+            shown = self.clock()
+            passed = timedelta(seconds=time.monotonic() - begun_seconds)
+            if abs(shown - begun - passed) > MOST_CLOCK_DIFFERENCE:
+                raise ClockDiffersError("this machine's clock was set during a collection; nothing of it is stored")
+            return shown
+
+        return read
+
+    def due_slot(self, slot: datetime) -> datetime:
+        """The slot of a message, where the clocks allow to work on it.
+
+        Raises ClockDiffersError, also for a slot that has yet to come: the clock of the beat that sent it is wrong.
+        """
+        self.require_right_clock()
+        if slot > self.clock() + MOST_CLOCK_DIFFERENCE:
+            raise ClockDiffersError(f"slot {slot.isoformat()} has yet to come; set the clock of beat's machine by NTP")
+        return slot
+
     def source(self, name: str) -> tuple[int, Source]:
         """A published source with its id, if this node may serve it.
 
@@ -120,6 +173,15 @@ class Context:
         return self.settings.run_commands == "published"
 
 
+def _say_that_it_differs(ahead: timedelta) -> None:
+    """Every task meets it: this is said once a minute."""
+    if not _said_at_seconds or time.monotonic() - _said_at_seconds[-1] > _SAY_AGAIN_SECONDS:
+        _said_at_seconds[:] = [time.monotonic()]
+        log.error("clock_differs", ahead_of_database_seconds=round(ahead.total_seconds()))
+
+
+_SAY_AGAIN_SECONDS = 60.0
+_said_at_seconds: list[float] = []
 _contexts: list[Context] = []
 
 

@@ -46,10 +46,11 @@ def wake(collect_task: Any, source: str, slot: str) -> int:  # noqa: ANN401 - Ce
     """Send one message for each shard of a source; gives their number."""
     here = context()
     source_id, configured = here.source(source)
+    instant = here.due_slot(_instant(slot))
     refused = _refused(here, "collect")
     shards = [
         shard
-        for shard in here.wake.shards(source_id, configured, slot=_instant(slot), now=here.clock())
+        for shard in here.wake.shards(source_id, configured, slot=instant, now=here.clock())
         if f"{source}:{shard.id}" not in refused
     ]
     # A longer slot is sent again every minute.
@@ -65,8 +66,9 @@ def collect_shard(source: str, shard: int, slot: str | None) -> list[dict[str, A
     """Collect one shard's slot; None where another worker has it or had it."""
     here = context()
     source_id, configured = here.source(source)
-    instant = _instant(slot) if slot is not None else None
-    reports = here.collect.run(source_id, configured, shard, slot=instant, clock=here.clock)
+    here.require_right_clock()
+    instant = here.due_slot(_instant(slot)) if slot is not None else None
+    reports = here.collect.run(source_id, configured, shard, slot=instant, clock=here.steady_clock())
     return None if reports is None else [report.as_json() for report in reports]
 
 
@@ -115,7 +117,8 @@ def summarize(task: Any, slot: str | None, name: str | None) -> int | None:  # n
     if slot is None:
         return here.summarize.run(clock=here.clock, only=name)
     if name is not None:
-        return 1 if here.summarize.refresh(name, slot=_instant(slot), clock=here.clock) else None
+        instant = here.due_slot(_instant(slot))
+        return 1 if here.summarize.refresh(name, slot=instant, clock=here.clock) else None
     refresh = here.database.run(summaries.shortest_refresh)
     _woken(here, "summarize", slot, min(refresh or MOST_WAKE_INTERVAL, MOST_WAKE_INTERVAL))
     refused = _refused(here, "summarize")
@@ -146,8 +149,9 @@ def verify(slot: str | None) -> int | None:
 
 
 def announce(started_at: str) -> None:
-    """Say that this node lives."""
+    """Say that this node lives; one whose clock is wrong does not, for all go by its word."""
     here = context()
+    here.require_right_clock()
     announcing.announce(
         here.database, here.settings, config_hash=here.config_hash, started_at=_instant(started_at), now=here.clock()
     )
@@ -169,4 +173,5 @@ def _refused(here: Context, task: str) -> frozenset[str]:
 
 def _woken(here: Context, job: str, slot: str | None, interval: timedelta) -> None:
     if slot is not None:
-        announcing.record_wake(here.database, job, slot=_instant(slot), interval=interval, now=here.clock())
+        instant = here.due_slot(_instant(slot))
+        announcing.record_wake(here.database, job, slot=instant, interval=interval, now=here.clock())

@@ -182,6 +182,25 @@ def test_it_goes_on_with_the_same_data_after_every_process_was_killed(up: Up) ->
     assert wait_until(lambda: listens(up.environment["AGGREGATOR_EXPORTER_LISTEN"]), PATIENCE)
 
 
+def test_garbage_in_its_files_does_not_keep_it_from_starting(up: Up) -> None:
+    up.start()
+    up.says("first samples")
+    up.ask("CREATE TABLE kept AS SELECT 42 AS answer")
+    before = up.processes()
+    up.kill_all()
+    assert wait_until(lambda: none_lives(before), PATIENCE)
+    garbage = bytes(range(256)) * 40
+    (postmaster,) = up.data_dir.rglob("postmaster.pid")
+    for path in (up.data_dir / "servers.json", up.data_dir / "up.lock", postmaster):
+        path.write_bytes(garbage)
+    for metrics in up.data_dir.rglob("counter_*.db"):
+        metrics.write_bytes(garbage)
+    up.start()
+    up.says("schema ready")
+    assert up.ask("SELECT answer FROM kept") == 42
+    assert wait_until(lambda: listens(up.environment["AGGREGATOR_EXPORTER_LISTEN"]), PATIENCE)
+
+
 def test_nothing_outlives_it_when_only_it_is_killed_and_the_next_one_starts(up: Up) -> None:
     up.start()
     up.says("page:")

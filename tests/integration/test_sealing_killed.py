@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -26,6 +23,7 @@ from aggregator.storage.engine import Database
 from tests.effort import examples
 from tests.installation import Installation, series_key, settings_for
 from tests.lives import CONTEXT, connected
+from tests.small_disk import fill, small_disk
 
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
 CLOSED = START + timedelta(hours=4, minutes=5)
@@ -94,41 +92,19 @@ def test_a_kill_at_any_step_leaves_every_rollup_once(installation: Installation)
 
 
 @pytest.fixture
-def small_disk(open_directory: Path) -> Iterator[Path]:
-    """A file system of its own, which a test may fill."""
-    place = open_directory / "small"
-    place.mkdir()
-    mount, unmount = shutil.which("mount"), shutil.which("umount")
-    if mount is None or unmount is None:
-        pytest.skip("mount is not installed")
-    mounted = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=256m,mode=0711", "tmpfs", str(place)], check=False, capture_output=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip("this user may not mount a file system of its own")
-    try:
+def disk(open_directory: Path) -> Iterator[Path]:
+    with small_disk(open_directory / "small") as place:
         yield place
-    finally:
-        subprocess.run([unmount, "--lazy", str(place)], check=True)
 
 
-def fill(place: Path, *, but: int) -> Path:
-    """Fill a file system but for some bytes; gives the file that does."""
-    found = os.statvfs(place)
-    filler = place / "filler"
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - but)
-    return filler
-
-
-def test_a_full_disk_leaves_what_does_not_fit_open(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_what_does_not_fit_open(disk: Path, tmp_path: Path) -> None:
     with (
-        EmbeddedPostgres(small_disk / "pg", binaries=postgres_binaries(), port=None, fsync=False) as server,
+        EmbeddedPostgres(disk / "pg", binaries=postgres_binaries(), port=None, fsync=False) as server,
         closing(Installation(server.url, START, settings_for(tmp_path))) as installation,
     ):
         scrape(installation, 400)
         before = rows(installation)
-        filler = fill(small_disk, but=MEGABYTE)
+        filler = fill(disk, but=MEGABYTE)
         seal(installation.database)
         assert counted(installation, "rollup_1m") > 0
         filler.unlink()

@@ -6,6 +6,7 @@ import contextvars
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Collect:
 
     def __post_init__(self) -> None:
         """Make the store on the same connection."""
-        self.store = FrameStore(self.database)
+        self.store = FrameStore(self.database, self.node)
 
     def run(
         self,
@@ -78,13 +79,10 @@ class Collect:
 
         Without a slot it is a collection asked for by hand: it always runs, and is stored at its own time.
         """
-        shard, targets = self._targets(source_id, shard_id)
-        if shard is None or shard.node not in (None, self.node):
-            log.warning("slot_of_another_node", source=source.name, shard=shard_id, node=shard and shard.node)
+        found = self._claim(source_id, source, shard_id, slot, clock())
+        if found is None:
             return None
-        claimed = self._claim(source, shard, slot, [target.id for target in targets], clock())
-        if claimed is None:
-            return None
+        shard, targets, claimed = found
         chosen = [target for target in targets if target.id in claimed.target_ids]
         reports: list[TargetReport] = []
         plain = [Target(target.id, target.address, target.labels) for target in chosen]
@@ -108,39 +106,41 @@ class Collect:
                     _count(source.name, one)
         return reports
 
-    def _targets(self, source_id: int, shard_id: int) -> tuple[ShardEntry | None, list[StoredTarget]]:
-        def read(connection: Connection) -> tuple[ShardEntry | None, list[StoredTarget]]:
-            shard = registry.find_shard(connection, shard_id)
-            if shard is None:
-                return None, []
-            of_shard = None if shard.is_intake else shard_id
-            return shard, registry.shard_targets(connection, source_id=source_id, shard_id=of_shard)
-
-        return self.database.run(read)
-
     def _claim(
-        self, source: BaseSource, shard: ShardEntry, slot: datetime | None, target_ids: Sequence[int], now: datetime
-    ) -> Claim | None:
-        """Claim in one committed transaction; the loser returns at once."""
+        self, source_id: int, source: BaseSource, shard_id: int, slot: datetime | None, now: datetime
+    ) -> tuple[ShardEntry, list[StoredTarget], Claim] | None:
+        """Claim in one committed transaction, in which the targets are read too; the loser returns at once."""
+        token = uuid.uuid4()
 
-        def work(connection: Connection) -> Claim | None:
+        def work(connection: Connection) -> tuple[ShardEntry, list[StoredTarget], Claim] | None:
+            shard = registry.find_shard(connection, shard_id)
+            if shard is None or shard.node not in (None, self.node):
+                log.warning("slot_of_another_node", source=source.name, shard=shard_id, node=shard and shard.node)
+                return None
+            of_shard = None if shard.is_intake else shard_id
+            targets = registry.shard_targets(connection, source_id=source_id, shard_id=of_shard)
+            if not targets:
+                return None
             claimed = claims.claim(
                 connection,
                 shard_id=shard.id,
                 slot=slot or now,
-                target_ids=target_ids,
+                target_ids=[target.id for target in targets],
                 node=self.node,
                 now=now,
-                lease=_lease(source, len(target_ids)),
+                lease=_lease(source, len(targets)),
                 by_hand=slot is None,
+                token=token,
             )
+            if claimed is None:
+                return None
             # An intake is collected now and then, and what it missed the shards of its targets count.
             is_counted = slot is not None and not shard.is_intake
-            if claimed is not None and is_counted and not claimed.is_taken_over:
+            if is_counted and not claimed.is_taken_over and not claimed.is_known:
                 claims.count_slot(connection, shard_id=shard.id, slot=claimed.slot, interval=source.interval)
-            return claimed
+            return shard, targets, claimed
 
-        return self.database.run(work) if target_ids else None
+        return self.database.run(work)
 
     def _record_states(self, targets: Sequence[StoredTarget], stored: Sequence[Stored]) -> None:
         """Say of a target that it went up or down, or is down for another reason; nothing where nothing changed."""

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from aggregator.exposition.series import SeriesKey
 from aggregator.rollups.buckets import EPOCH, from_milliseconds
@@ -21,7 +22,10 @@ from aggregator.storage.engine import Connection, Database
 from aggregator.storage.frame_columns import FrameColumns
 from aggregator.storage.history_targets import HistoryTarget, find_or_make_target
 from aggregator.storage.partitions import SAMPLES
-from aggregator.storage.series import register
+from aggregator.storage.series import MappedTarget, register
+from aggregator.storage.witness import Witness, holds, renew
+
+log = structlog.get_logger(__name__)
 
 #: Days that one transaction writes to: each takes locks, of which the server has a few thousand for all sessions.
 MOST_DAYS = 30
@@ -76,6 +80,7 @@ class HistoryStore:
     """Stores old samples, with what its process may remember between calls."""
 
     database: Database
+    node: str = "unnamed"
     places: PlaceCache = field(default_factory=PlaceCache)
 
     def __post_init__(self) -> None:
@@ -113,17 +118,27 @@ class HistoryStore:
     def _try_to_write(
         self, target: HistoryTarget, history: History, places: Places, times_forgotten: int, now: datetime
     ) -> HistoryStored | None:
-        """Write; None where the connection had to be made anew meanwhile, for what was registered may not be there."""
+        """Write; None where the database is another one than that in which was registered."""
 
         def work(connection: Connection) -> HistoryStored | None:
             if times_forgotten != self.places.times_forgotten:
+                return None
+            # Before all else: what is read of the partitions next stays true.
+            frames.hold_partitions(connection)
+            if not holds(connection, self.places.witness):
+                log.warning("database_is_another_one")
+                self.database.forget()
                 return None
             return _write(connection, target, history, places, now=now)
 
         return self.database.run(work)
 
     def _register(self, target: HistoryTarget, keys: tuple[SeriesKey, ...], *, now: datetime) -> Places:
-        mapped = self.database.run(lambda connection: register(connection, target.id, keys, now=now, keep_map=True))
+        def work(connection: Connection) -> tuple[MappedTarget, Witness]:
+            mapped = register(connection, target.id, keys, now=now, keep_map=True)
+            return mapped, renew(connection, self.places.witness, node=self.node, now=now)
+
+        mapped, self.places.witness = self.database.run(work)
         places = Places(keys, mapped.map_id, np.array(mapped.places, dtype=np.int64))
         self.places.add(target.id, places)
         return places
@@ -151,8 +166,6 @@ def _parts(history: History) -> Iterator[History]:
 def _write(
     connection: Connection, target: HistoryTarget, history: History, places: Places, *, now: datetime
 ) -> HistoryStored:
-    # Before all else: what is read of the partitions next stays true.
-    frames.hold_partitions(connection)
     frames.lock_targets(connection, [target.id])
     installation = catalog.read_installation(connection)
     gone = have_lost_inputs(connection, installation, history.at_ms, target_id=target.id)

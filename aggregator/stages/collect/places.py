@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aggregator.exposition.series import SeriesKey
+from aggregator.storage.witness import Witness
 
 #: Key tuples of a target that are remembered: a federating Prometheus has one for each target behind it.
 MOST_TUPLES = 2_000
@@ -29,6 +30,8 @@ class PlaceCache:
     by_target: dict[int, dict[int, Places]] = field(default_factory=dict)
     #: How often everything was dropped: what was found before the last time must not be used after it.
     times_forgotten: int = 0
+    #: Of all that is remembered here; None where nothing is.
+    witness: Witness | None = None
 
     def find(self, target_id: int, keys: tuple[SeriesKey, ...]) -> Places | None:
         """The places of this very tuple; it is known by its identity, which is its own while it is kept here."""
@@ -44,4 +47,5 @@ class PlaceCache:
     def forget(self) -> None:
         """Drop everything: behind a new connection may be another database."""
         self.by_target.clear()
+        self.witness = None
         self.times_forgotten += 1

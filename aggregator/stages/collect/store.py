@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
+import structlog
 
 from aggregator.collectors.outcome import over_the_limit
 from aggregator.collectors.protocol import Batch, Collected
@@ -19,7 +20,10 @@ from aggregator.storage.acceptance import Window, live_window
 from aggregator.storage.catalog import Installation
 from aggregator.storage.claims import Claim, Ended
 from aggregator.storage.engine import Connection, Database
-from aggregator.storage.series import register
+from aggregator.storage.series import MappedTarget, register
+from aggregator.storage.witness import Witness, holds, renew
+
+log = structlog.get_logger(__name__)
 
 Clock = Callable[[], datetime]
 
@@ -48,6 +52,7 @@ class FrameStore:
     """Writes what a shard's targets gave."""
 
     database: Database
+    node: str = "unnamed"
     places: PlaceCache = field(default_factory=PlaceCache)
 
     def __post_init__(self) -> None:
@@ -83,10 +88,16 @@ class FrameStore:
     def _try_to_write(
         self, claimed: Claim, collected: Sequence[Collected], registered: _Registered, clock: Clock
     ) -> list[Stored] | None:
-        """Write; None where the connection had to be made anew meanwhile, for what was registered may not be there."""
+        """Write; None where the database is another one than that in which was registered."""
 
         def work(connection: Connection) -> list[Stored] | None:
             if registered.times_forgotten != self.places.times_forgotten:
+                return None
+            # Before all else: what is read of the partitions next stays true.
+            frames.hold_partitions(connection)
+            if not holds(connection, self.places.witness):
+                log.warning("database_is_another_one")
+                self.database.forget()
                 return None
             return self._write(connection, claimed, collected, registered, clock)
 
@@ -128,9 +139,12 @@ class FrameStore:
     def _register(self, collected: Collected, *, now: datetime, series_limit: int | None) -> dict[int, Places]:
         target_id = collected.target.id
         keys = list(dict.fromkeys(key for batch in collected.batches for key in batch.keys))
-        mapped = self.database.run(
-            lambda connection: register(connection, target_id, keys, now=now, series_limit=series_limit)
-        )
+
+        def work(connection: Connection) -> tuple[MappedTarget, Witness]:
+            mapped = register(connection, target_id, keys, now=now, series_limit=series_limit)
+            return mapped, renew(connection, self.places.witness, node=self.node, now=now)
+
+        mapped, self.places.witness = self.database.run(work)
         place_of = dict(zip(keys, mapped.places, strict=True))
         registered: dict[int, Places] = {}
         for batch in collected.batches:
@@ -148,8 +162,6 @@ class FrameStore:
         clock: Clock,
     ) -> list[Stored]:
         now = clock()
-        # Before all else: what is read of the partitions next stays true.
-        frames.hold_partitions(connection)
         installation = catalog.read_installation(connection)
         acceptance = _Acceptance(installation, live_window(connection, installation, now=now), now)
         frames.lock_targets(connection, registered.shard_of)

@@ -12,6 +12,7 @@ from aggregator.collectors.discovery import Discoverer
 from aggregator.config.source_model import BaseSource, CommandSource, HostSource, PrometheusSource, SelftestSource
 from aggregator.storage import registry, runs
 from aggregator.storage.engine import Connection, Database
+from aggregator.storage.future import free_slots
 from aggregator.storage.registry import ShardEntry, TargetEntry
 
 log = structlog.get_logger(__name__)
@@ -39,6 +40,9 @@ class Wake:
 
         def work(connection: Connection) -> tuple[tuple[TargetEntry, ...] | None, list[ShardEntry]]:
             if slot is not None:
+                freed = free_slots(connection, now=now)
+                if freed is not None:
+                    log.warning("slots_of_the_future_freed", collections=freed)
                 runs.woken(connection, f"collect:{source.name}", slot=slot, interval=source.interval, now=now)
             seen_since = now - NODE_GONE
             entries = self._entries(connection, source, seen_since=seen_since)

@@ -26,6 +26,9 @@ LEASE = timedelta(minutes=5)
 AHEAD = timedelta(days=3)
 KEEP_COLLECTIONS = timedelta(days=14)
 KEEP_RUNS = timedelta(days=14)
+#: By a clock that shows a year too much all would be old. So what is old is dropped by a clock by which `maintain` has
+#: run a day ago, and not much longer: a machine may be off over a weekend.
+STEADY_SINCE, STEADY_WITHIN = timedelta(days=1), timedelta(days=4)
 #: After so long, a write that was noted before its partition was made has failed.
 FORGET_WRITES = timedelta(days=1)
 
@@ -58,7 +61,7 @@ class Maintain:
         run_id = self._claim(slot, clock()) if slot is not None else None
         if slot is not None and run_id is None:
             return None
-        done = self._maintain(clock)
+        done = self._maintain(clock, is_by_hand=slot is None)
         if run_id is not None:
             self.database.run(
                 lambda connection: runs.finish(connection, run_id, outcome="ok", rows=done.changes, now=clock())
@@ -72,8 +75,14 @@ class Maintain:
             )
         )
 
-    def _maintain(self, clock: Callable[[], datetime]) -> Maintained:
+    def _is_steady(self, now: datetime) -> bool:
+        """Whether the clock has run on from a day ago, as far as the runs of this stage tell."""
+        since, until = now - STEADY_WITHIN, now - STEADY_SINCE
+        return self.database.run(partial(runs.ran_between, stage="maintain", since=since, until=until))
+
+    def _maintain(self, clock: Callable[[], datetime], *, is_by_hand: bool) -> Maintained:
         now = clock()
+        may_drop = is_by_hand or self._is_steady(now)
         installation = self.database.run(catalog.read_installation)
         made = self.database.run(lambda connection: _ensure_ahead(connection, installation, now=now))
         dropped: list[str] = []
@@ -82,7 +91,7 @@ class Maintain:
         for partitioned, old, needs in self._past_retention(installation, now):
             if partitioned.table in locked:
                 continue  # its other partitions would be waited for in vain as well
-            reason = self._drop(partitioned, old, needs)
+            reason = self._drop(partitioned, old, needs) if may_drop else retention.CLOCK
             if reason is None:
                 dropped.append(old.name)
                 log.info("partition_dropped", partition=old.name)

@@ -17,6 +17,7 @@ from aggregator.stages.rollup.transaction import Transaction
 from aggregator.storage import blocks, catalog, ledger, registry, rules, runs
 from aggregator.storage.blocks import Layout, LayoutCache
 from aggregator.storage.engine import Connection, Database
+from aggregator.storage.witness import Witness, holds, renew
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +91,7 @@ class Rollup:
         step = self.database.run(lambda connection: self._step(connection, shard_id, clock=clock))
         if step is None:
             return None
-        self.layouts.keep(step.layouts)
+        self.layouts.keep(step.layouts, step.witness)
         telemetry.count("rollup_rows_total", step.rows, tier=step.tier_name)
         telemetry.observe("rollup_duration_seconds", time.monotonic() - started, tier=step.tier_name)
         return step.rows
@@ -99,6 +100,9 @@ class Rollup:
         now = clock()
         if not rules.hold(connection) or not ledger.lock_shard(connection, shard_id):
             return None
+        if not holds(connection, self.layouts.witness):
+            log.warning("database_is_another_one")
+            self.database.forget()
         cells = blocks.cells_of_shard(connection, shard_id)
         work = ledger.take(connection, shard_id, now=now, most_buckets=buckets_at_once(cells))
         if work is None:
@@ -106,7 +110,7 @@ class Rollup:
         installation = catalog.read_installation(connection)
         tier = installation.tier(work.tier_id)
         if tier is None:  # the tier was taken out of the configuration: nobody reads it any more
-            return _Step("removed", 0, {})
+            return _Step("removed", 0, {}, self.layouts.witness)
         slots = registry.slots_of_shard(connection, shard_id)
         rule = rules.rule_of_shard(connection, shard_id)
         transaction = Transaction(
@@ -123,7 +127,10 @@ class Rollup:
             rows=rows,
             reach=runs.Reach(min(work.targets), max(work.targets), work.backfill),
         )
-        return _Step(tier.name, rows, transaction.complete_layouts)
+        witness = self.layouts.witness
+        if not self.layouts.knows(transaction.complete_layouts):
+            witness = renew(connection, witness, node=self.node, now=now)
+        return _Step(tier.name, rows, transaction.complete_layouts, witness)
 
 
 @dataclass(frozen=True)
@@ -131,3 +138,4 @@ class _Step:
     tier_name: str
     rows: int
     layouts: dict[int, Layout]
+    witness: Witness | None

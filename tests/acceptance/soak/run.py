@@ -152,7 +152,7 @@ def _judge(made: Scene, result: Result) -> None:
     check = result.check = made.check()
     result.failures += check.faults[:20]
     with _noting(result, "after the soak"):
-        assert_no_slot_was_caught_up(made.database_url, waited_seconds=60)
+        assert_no_slot_was_caught_up(made.database_url)
     if len(check.strays) > STRAY_SHARE * check.slots:
         result.failures.append(f"{len(check.strays)} slots are missing while nothing was broken: {check.strays[:5]}")
     if result.plan.duration >= LEAST_TO_JUDGE:

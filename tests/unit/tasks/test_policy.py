@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.beat import PersistentScheduler
 
 from aggregator.errors import AggregatorError
 from aggregator.storage.engine import STATEMENT_TIMEOUT
 from aggregator.tasks.base import PolicyTask
+from aggregator.tasks.scheduler import ClockScheduler
 
 ROOT = Path(__file__).parents[3]
 NAMES = {"announce", "collect", "maintain", "verify", "report_lost", "rollup", "summarize", "wake"}
@@ -108,7 +110,8 @@ def test_a_poison_task_does_not_come_back_for_ever(app: Any) -> None:
 
 
 def test_beat_is_in_memory_and_its_messages_end(app: Any) -> None:
-    assert app.conf.beat_scheduler == "celery.beat:Scheduler"
+    assert app.conf.beat_scheduler == "aggregator.tasks.scheduler:ClockScheduler"
+    assert not issubclass(ClockScheduler, PersistentScheduler)
     assert app.conf.timezone == "UTC"
     assert app.conf.enable_utc
     assert app.conf.beat_schedule
