@@ -13,7 +13,7 @@ from aggregator.config.load import load_settings
 from aggregator.config.model import Settings
 from aggregator.config.servers import require_database_url, with_running_servers
 from aggregator.config.source_model import CommandSource, Source
-from aggregator.errors import UnknownSourceError
+from aggregator.errors import AggregatorError, SchemaOutdatedError, UnknownSourceError
 from aggregator.stages.collect import Collect
 from aggregator.stages.collect.wake import Wake
 from aggregator.stages.maintain import Maintain
@@ -22,6 +22,7 @@ from aggregator.stages.summarize import Publication, Summarize
 from aggregator.stages.verify import Verify
 from aggregator.storage import publish
 from aggregator.storage.engine import Connection, Database
+from aggregator.storage.schema import schema_fault
 
 
 def now() -> datetime:
@@ -43,8 +44,18 @@ class Context:
 
     @cached_property
     def database(self) -> Database:
-        """The one connection of this process."""
-        return Database.connect(require_database_url(self.settings), application=f"aggregator {self.settings.node}")
+        """The one connection of this process.
+
+        Raises SchemaOutdatedError while the schema is of an earlier version, again and again: nothing is claimed.
+        """
+        database = Database.connect(require_database_url(self.settings), application=f"aggregator {self.settings.node}")
+        try:
+            if fault := database.run(schema_fault):
+                raise SchemaOutdatedError(fault)
+        except AggregatorError:
+            database.dispose()
+            raise
+        return database
 
     @cached_property
     def wake(self) -> Wake:
