@@ -68,7 +68,9 @@ def nodes_that_read_only_open(connection: Connection, *, now: datetime) -> list[
     """
     nodes = tables.nodes
     statement = select(nodes.c.name, nodes.c.version).where(nodes.c.last_seen >= now - NODE_IS_LIVE)
-    return [name for name, version in connection.execute(statement.order_by(nodes.c.name)) if not _reads_sealed(version)]
+    return [
+        name for name, version in connection.execute(statement.order_by(nodes.c.name)) if not _reads_sealed(version)
+    ]
 
 
 def _reads_sealed(version: str) -> bool:

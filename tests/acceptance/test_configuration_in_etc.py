@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from aggregator.storage.bootstrap import bring_up
 from tests.acceptance.machines import ROOT
 from tests.installation import settings_for
-from aggregator.storage.bootstrap import bring_up
-from datetime import UTC, datetime
 
 pytestmark = pytest.mark.acceptance
 
@@ -54,7 +54,8 @@ def typed(*words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_command_with_nothing_but_a_path_finds_the_servers(etc: Path, database_url: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("etc")
+def test_a_command_with_nothing_but_a_path_finds_the_servers(database_url: str, tmp_path: Path) -> None:
     assert typed("aggregator", "db", "url").stdout.strip() == database_url
     bring_up(database_url, settings_for(tmp_path), now=datetime.now(UTC))
     said = typed("aggregator", "status")

@@ -1,4 +1,4 @@
-"""An installation moves: to another broker, and into another database from a backup. Its numbers stay, and it goes on."""
+"""An installation moves, to another broker or into a database from a backup: its numbers stay, and it goes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.embedded.wheels import postgres_binaries
 from tests.acceptance.conftest import missing
-from tests.acceptance.machines import BEAT, Machine, ask, machines, wait_for
+from tests.acceptance.machines import BEAT, Machine, ask, machines, rows, wait_for
 from tests.acceptance.whole import (
     CONFIGURATION,
     TIME_PASSES,
@@ -22,7 +22,6 @@ from tests.acceptance.whole import (
     import_old,
     settle,
 )
-from tests.acceptance.machines import rows
 from tests.databases import create_database, drop_database
 
 if TYPE_CHECKING:
@@ -36,13 +35,14 @@ GOES_ON = """
 """
 
 
-def make_machine(folder: Path, database_url: str, broker_url: str, cache_url: str) -> Machine:
+@pytest.fixture
+def machine(database_url: str, broker_url: str, cache_url: str, tmp_path: Path) -> Machine:
     urls = {
         "AGGREGATOR_DATABASE_URL": database_url,
         "AGGREGATOR_BROKER_URL": broker_url,
         "AGGREGATOR_CACHE_URL": cache_url,
     }
-    machine = Machine(folder, "here", urls)
+    machine = Machine(tmp_path / "home", "here", urls)
     machine.configure(CONFIGURATION)
     return machine
 
@@ -56,9 +56,8 @@ def begin(machine: Machine, url: str) -> None:
 
 
 def test_from_redis_to_rabbitmq_every_slot_is_accounted_for_and_no_number_changes(
-    database_url: str, broker_url: str, cache_url: str, rabbitmq: RabbitMQ, tmp_path: Path
+    machine: Machine, database_url: str, rabbitmq: RabbitMQ
 ) -> None:
-    machine = make_machine(tmp_path / "home", database_url, broker_url, cache_url)
     with machines(machine):
         begin(machine, database_url)
         wait_for(database_url, USED)
@@ -86,15 +85,9 @@ def postgres_programs() -> Path:
 
 
 def test_a_restored_backup_has_every_row_of_every_view_and_goes_on(
-    database_url: str,
-    broker_url: str,
-    cache_url: str,
-    postgres_server: EmbeddedPostgres,
-    postgres_programs: Path,
-    tmp_path: Path,
+    machine: Machine, postgres_server: EmbeddedPostgres, postgres_programs: Path, tmp_path: Path
 ) -> None:
-    machine = make_machine(tmp_path / "home", database_url, broker_url, cache_url)
-    restored = create_database(postgres_server, "restored")
+    database_url, restored = machine.urls["AGGREGATOR_DATABASE_URL"], create_database(postgres_server, "restored")
     try:
         with machines(machine):
             begin(machine, database_url)
@@ -113,7 +106,9 @@ def test_a_restored_backup_has_every_row_of_every_view_and_goes_on(
             machine.environment["AGGREGATOR_DATABASE_URL"] = restored
             begin(machine, restored)
             machine.stop()
-            machine.run("aggregator", "verify", "--from", start.isoformat(), "--to", (start + timedelta(hours=1)).isoformat())
+            machine.run(
+                "aggregator", "verify", "--from", start.isoformat(), "--to", (start + timedelta(hours=1)).isoformat()
+            )
     finally:
         drop_database(postgres_server, "restored")
 

@@ -24,9 +24,7 @@ OURS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
 
 
 @pytest.fixture
-def pooler(
-    empty_database_url: str, open_directory: Path, tmp_path: Path, installed: Installed
-) -> Iterator[PgBouncer]:
+def pooler(empty_database_url: str, open_directory: Path, tmp_path: Path, installed: Installed) -> Iterator[PgBouncer]:
     binary = installed("pgbouncer")
     with PgBouncer(open_directory / f"pooler-{tmp_path.name}", binary=binary, database_url=empty_database_url) as made:
         yield made

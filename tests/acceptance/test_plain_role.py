@@ -10,13 +10,12 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
-from aggregator.embedded.postgres import EmbeddedPostgres
 from tests.acceptance.machines import Machine, ask, machines, rows, wait_for
 from tests.acceptance.whole import CONFIGURATION, assert_no_task_failed, use_everything
 
 pytestmark = pytest.mark.acceptance
 
-ROLE, PASSWORD = "plain", "plain-password"  # noqa: S105 - of a test's own server
+ROLE, PASSWORD = "plain", "plain-password"
 #: What a provider's first role may hand out: nothing.
 PLAIN = f"""
     CREATE ROLE {ROLE} LOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS PASSWORD '{PASSWORD}'
@@ -36,9 +35,12 @@ def execute(url: str, *statements: str) -> None:
 def plain_url(empty_database_url: str) -> Iterator[str]:
     """The URL of a role without any right, yet, on a fresh database."""
     place = urlsplit(empty_database_url)
-    execute(empty_database_url, PLAIN, "REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    # Who made the role may give it things and take them back; the role itself is a member of nothing.
+    execute(empty_database_url, PLAIN, f"GRANT {ROLE} TO CURRENT_USER", "REVOKE ALL ON SCHEMA public FROM PUBLIC")
     yield place._replace(netloc=f"{ROLE}:{PASSWORD}@{place.hostname}:{place.port}").geturl()
-    execute(empty_database_url, f"REASSIGN OWNED BY {ROLE} TO CURRENT_USER", f"DROP OWNED BY {ROLE}", f"DROP ROLE {ROLE}")
+    execute(
+        empty_database_url, f"REASSIGN OWNED BY {ROLE} TO CURRENT_USER", f"DROP OWNED BY {ROLE}", f"DROP ROLE {ROLE}"
+    )
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def test_without_a_schema_and_the_right_to_make_one_the_migration_says_so(machin
 
 
 def test_a_reader_is_made_by_somebody_who_may_from_the_sql_that_is_printed(
-    machine: Machine, empty_database_url: str, postgres_server: EmbeddedPostgres
+    machine: Machine, empty_database_url: str
 ) -> None:
     execute(empty_database_url, f"CREATE SCHEMA aggregator AUTHORIZATION {ROLE}")
     machine.run("aggregator", "db", "migrate")

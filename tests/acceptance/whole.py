@@ -1,4 +1,4 @@
-"""An installation that uses all of the product: what it collects, and each command once, on whatever database it has."""
+"""An installation that uses all of the product: what it collects, and each command once, on any database."""
 
 from __future__ import annotations
 
@@ -109,7 +109,11 @@ def use_everything(machine: Machine, url: str) -> None:
         ("status",),
     ):
         machine.run("aggregator", *words)
-    for path, said in (("/metrics", "aggregator_database_up 1.0"), ("/-/ready", "ready"), ("/api/v1/summaries", "load")):
+    for path, said in (
+        ("/metrics", "aggregator_database_up 1.0"),
+        ("/-/ready", "ready"),
+        ("/api/v1/summaries", "load"),
+    ):
         with urllib.request.urlopen(f"http://{listen}{path}", timeout=10) as response:
             assert said in response.read().decode(), path
 
@@ -130,7 +134,7 @@ def settle(machine: Machine, url: str) -> datetime:
     return until
 
 
-#: For each shard its slots from the first to the last, those that were collected to the end, and those that are counted as missed.
+#: For each shard its slots from the first to the last, those that are counted as missed, and those that were collected.
 _SLOTS = """
     SELECT o.name, round(extract(epoch FROM s.last_slot - s.first_slot) / o.interval_seconds)::int + 1, s.slots_missed,
         count(*) FILTER (WHERE NOT c.by_hand AND c.finished_at IS NOT NULL AND 0 <> ALL (c.outcome))

@@ -1,8 +1,7 @@
-"""Code of one version on the schema of another: a later schema is gone on with and left alone, an earlier one refused."""
+"""Code of one version on the schema of another: a later one is gone on with and left alone, an earlier one refused."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def set_revision(installation: Installation, revision: str) -> None:
 
 
 @pytest.fixture
-def later(installation: Installation) -> Iterator[Installation]:
+def later(installation: Installation) -> Installation:
     """A database that a later version has migrated, and given another view."""
 
     def change(connection: object) -> None:
@@ -41,7 +40,7 @@ def later(installation: Installation) -> Iterator[Installation]:
 
     installation.database.run(change)
     set_revision(installation, LATER)
-    yield installation
+    return installation
 
 
 def has_later_view(installation: Installation) -> bool:

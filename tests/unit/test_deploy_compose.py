@@ -31,7 +31,7 @@ def test_the_specification_of_compose_accepts_it() -> None:
 
 def test_one_command_starts_everything() -> None:
     assert {"postgres", "valkey", "beat", "web", "prometheus", "grafana", *WORKERS} <= set(SERVICES)
-    assert SERVICES["beat"]["deploy"]["replicas"] == 2  # noqa: PLR2004 - beats
+    assert SERVICES["beat"]["deploy"]["replicas"] == 2
     text = (DEPLOY / "compose.yaml").read_text()
     # No profile to name and no variable to set: `$$` is the container's own.
     assert not re.findall(r"(?<!\$)\$\{?\w+", text)
