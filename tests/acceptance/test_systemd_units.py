@@ -100,7 +100,7 @@ class Host:
         return (self.folder / f"{name}.log").read_text(errors="replace")[-5_000:]
 
 
-def stop(process: subprocess.Popen[bytes], name: str) -> tuple[timedelta, list[str]]:
+def stop(process: subprocess.Popen[bytes], name: str, *, sent: str | None = None) -> tuple[timedelta, list[str]]:
     """End a unit as systemd does: its signal to the main process, then KILL to all that is left.
 
     Gives how long the main process took, which is less than the unit's patience, and the names of what was left.
@@ -109,7 +109,7 @@ def stop(process: subprocess.Popen[bytes], name: str) -> tuple[timedelta, list[s
     assert unit.settings["KillMode"] == ["mixed"]
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     began = time.monotonic()
-    os.kill(process.pid, getattr(signal, (unit.settings["KillSignal"] or ["SIGTERM"])[0]))
+    os.kill(process.pid, getattr(signal, sent or (unit.settings["KillSignal"] or ["SIGTERM"])[0]))
     process.wait(timeout=float(unit.one("TimeoutStopSec")))
     took = timedelta(seconds=time.monotonic() - began)
     left = psutil.wait_procs(family, timeout=2)[1]
@@ -166,18 +166,23 @@ def test_the_units_migrate_collect_serve_and_stop_in_time(host: Host, database_u
     assert ask(database_url, "SELECT count(*) FROM aggregator.collections WHERE finished_at IS NULL") == 0
 
 
+@pytest.mark.parametrize(
+    ("sent", "variables"),
+    [("SIGQUIT", {}), ("SIGTERM", {"REMAP_SIGTERM": "SIGQUIT"})],
+    ids=["as systemd and compose do", "as Kubernetes does"],
+)
 def test_a_worker_that_is_stopped_in_the_middle_of_a_task_ends_within_the_unit_s_patience(
-    host: Host, database_url: str
+    host: Host, database_url: str, sent: str, variables: dict[str, str]
 ) -> None:
     Path(host.defaults["AGGREGATOR_CONFIG"]).write_text(SLOW)
-    assert host.start("migrate").wait(timeout=PATIENCE.total_seconds()) == 0, host.log("migrate")
+    host.defaults |= variables
     worker = host.start("worker")
     assert wait_until(lambda: "ready." in host.log("worker"), PATIENCE), host.log("worker")
     unit = Unit(FOLDER / "aggregator-worker.service")
     code = "from aggregator.tasks import collect; collect.delay('slow')"
     subprocess.run([sys.executable, "-c", code], env=host.environment(unit), cwd=host.state, check=True, timeout=60)
     wait_for(database_url, SLEEPS)
-    took, left = stop(worker, "worker")
+    took, left = stop(worker, "worker", sent=sent)
     # Not before the soft shutdown's 10 s: a task that is nearly done gets to its end. The command is systemd's to end.
     assert took > timedelta(seconds=9)
     assert set(left) <= {"sleep"}
