@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
+import structlog
+
 from aggregator.collectors import make_collectors
 from aggregator.config.digest import config_hash
 from aggregator.config.load import load_settings
@@ -23,6 +25,8 @@ from aggregator.stages.verify import Verify
 from aggregator.storage import publish
 from aggregator.storage.engine import Connection, Database
 from aggregator.storage.schema import schema_fault
+
+log = structlog.get_logger(__name__)
 
 
 def now() -> datetime:
@@ -51,6 +55,8 @@ class Context:
         database = Database.connect(require_database_url(self.settings), application=f"aggregator {self.settings.node}")
         try:
             if fault := database.run(schema_fault):
+                # What a task raises for whoever waits for it is in no log, and nobody waits for these.
+                log.error("schema_outdated", reason=fault)
                 raise SchemaOutdatedError(fault)
         except AggregatorError:
             database.dispose()

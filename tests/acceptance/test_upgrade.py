@@ -128,7 +128,7 @@ def test_a_worker_of_this_version_waits_for_its_schema(pair: tuple[Machine, Mach
     old.start(*BEAT)
     goes_on(empty_database_url, "old")
     worker = new.start(*("celery", "-A", "aggregator", "worker", "--without-gossip", "--without-mingle"))
-    worker.says("run `aggregator db migrate`")
+    worker.says("schema_outdated")
     assert worker.process.poll() is None
     mine = "SELECT count(*) FROM aggregator.collections WHERE node = 'new'"
     assert ask(empty_database_url, mine) == 0
