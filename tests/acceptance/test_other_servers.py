@@ -16,7 +16,6 @@ from tests.acceptance.machines import BEAT, Machine, ask, machines, rows, wait_f
 from tests.acceptance.whole import (
     CONFIGURATION,
     TIME_PASSES,
-    USED,
     assert_every_slot_is_accounted_for,
     contents,
     import_old,
@@ -60,7 +59,6 @@ def test_from_redis_to_rabbitmq_every_slot_is_accounted_for_and_no_number_change
 ) -> None:
     with machines(machine):
         begin(machine, database_url)
-        wait_for(database_url, USED)
         # Beat and worker stop, with whatever is still in the queues; the other broker knows nothing of it.
         moved = settle(machine, database_url)
         before = contents(database_url, before=moved)
