@@ -108,4 +108,5 @@ def test_a_reader_is_made_by_somebody_who_may_from_the_sql_that_is_printed(
     place = urlsplit(empty_database_url)
     reader = place._replace(netloc=f"plain_reader:of-the-reader@{place.hostname}:{place.port}").geturl()
     assert ask(reader, "SELECT count(*) FROM aggregator.metrics_1m") == 0
-    execute(empty_database_url, "DROP OWNED BY plain_reader", "DROP ROLE plain_reader")
+    gone = ("GRANT plain_reader TO CURRENT_USER", "DROP OWNED BY plain_reader", "DROP ROLE plain_reader")
+    execute(empty_database_url, *gone)

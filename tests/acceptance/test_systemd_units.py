@@ -176,6 +176,7 @@ def test_a_worker_that_is_stopped_in_the_middle_of_a_task_ends_within_the_unit_s
 ) -> None:
     Path(host.defaults["AGGREGATOR_CONFIG"]).write_text(SLOW)
     host.defaults |= variables
+    assert host.start("migrate").wait(timeout=PATIENCE.total_seconds()) == 0, host.log("migrate")
     worker = host.start("worker")
     assert wait_until(lambda: "ready." in host.log("worker"), PATIENCE), host.log("worker")
     unit = Unit(FOLDER / "aggregator-worker.service")
