@@ -59,6 +59,7 @@ redis_socket_connect_timeout = 5
 redis_socket_keepalive = not (result_backend or "").startswith("redis+socket")
 redis_backend_health_check_interval = 10
 redis_retry_on_timeout = True
+result_backend_transport_options = {"global_keyprefix": f"{_namespace}:"}  # several installations share a Redis
 result_expires = 3_600  # results are for whoever waits right now
 result_persistent = False
 

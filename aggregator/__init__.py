@@ -1,3 +1,3 @@
 """Periodic metrics aggregation into plain PostgreSQL: the package, its version, and nothing imported."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

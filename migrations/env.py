@@ -19,7 +19,9 @@ def run() -> None:
     with engine.begin() as connection:
         connection.execute(text("SELECT set_config('statement_timeout', '10min', true)"))
         _wait_for_other_migrators(connection)
-        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        # Not IF NOT EXISTS, which asks for the right to make one although somebody with more rights has made it.
+        if connection.execute(text("SELECT to_regnamespace(:name) IS NULL"), {"name": SCHEMA}).scalar_one():
+            connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
         context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
         with context.begin_transaction():
             context.run_migrations()

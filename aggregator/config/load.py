@@ -116,9 +116,15 @@ class _Loading:
             if key in SCALARS:
                 yield _from_folder(given, document.folder)
             elif key != secret and secret in SCALARS and is_secret(secret):
-                yield self._secret(given, secret)
+                if not self._is_in_environment(secret):
+                    yield self._secret(given, secret)
             elif key not in _SECTIONS:
                 yield given.fault(_unknown_setting((key,)))
+
+    def _is_in_environment(self, field: str) -> bool:
+        """Whether a variable beats what the document says: a service may not even be able to read root's own file."""
+        variable = PREFIX + field.upper()
+        return any(self._environment.get(name) for name in (variable, variable + FILE_SUFFIX.upper()))
 
     def _secret(self, given: Given, field: str) -> Given | Fault:
         if field in self._document.table:

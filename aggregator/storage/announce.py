@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 from aggregator import __version__
 from aggregator.config.model import Settings
 from aggregator.errors import UsageError
-from aggregator.storage import publish, registry, runs, tables
+from aggregator.storage import publish, registry, runs, schema, tables
 from aggregator.storage.engine import Database
 
 log = structlog.get_logger(__name__)
@@ -53,9 +53,11 @@ def should_publish(connection: Connection, settings: Settings, *, config_hash: s
 
     Those of a file always do. Defaults only where nothing is published or where they were published by this node: a
     worker that only knows the URLs goes by what it finds. The answer holds until the transaction ends: nobody else
-    publishes meanwhile.
+    publishes meanwhile. Never in a database that a later version has migrated: it goes by what that one publishes.
     """
     publish.lock(connection)
+    if schema.is_of_later_version(connection):
+        return False
     return is_to_publish(connection, settings, config_hash=config_hash)
 
 

@@ -12,6 +12,7 @@ from aggregator.storage.announce import should_publish
 from aggregator.storage.engine import Database
 from aggregator.storage.migrate import upgrade
 from aggregator.storage.publish import create_views, ensure_tiers, publish
+from aggregator.storage.schema import is_of_later_version
 
 
 def bring_up(url: str, settings: Settings, *, now: datetime) -> bool:
@@ -26,6 +27,8 @@ def bring_up(url: str, settings: Settings, *, now: datetime) -> bool:
         if should_publish(connection, settings, config_hash=digest):
             publish(connection, settings, config_hash=digest, now=now)
             return True
+        if is_of_later_version(connection):
+            return False
         ensure_tiers(connection)  # these and the views may be newer than the database's
         create_views(connection)
         return False

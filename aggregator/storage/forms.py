@@ -7,7 +7,8 @@ shard's lock, or a snapshot, or calls `hold`.
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.dialects.postgresql import insert
@@ -16,6 +17,12 @@ from aggregator.storage import tables
 
 #: What stands for samples where tiers have their ids.
 SAMPLES_ID = 0
+
+#: The first version that reads what is sealed (major, minor).
+SINCE_VERSION = (0, 2)
+#: Whoever was seen so lately may still run: six announcements.
+NODE_IS_LIVE = timedelta(seconds=90)
+_VERSION = re.compile(r"(\d+)\.(\d+)")
 
 _HOLD = text("SELECT pg_advisory_xact_lock_shared(hashtext('aggregator.forms'))")
 _CHANGING = text("SELECT pg_advisory_xact_lock(hashtext('aggregator.forms'))")
@@ -52,3 +59,20 @@ def note_sealed(connection: Connection, tier_id: int, shard_id: int, *, until: d
     statement = insert(table).values(tier_id=tier_id, shard_id=shard_id, **values)
     newest = {name: func.greatest(table.c[name], value) for name, value in values.items()}
     connection.execute(statement.on_conflict_do_update(index_elements=["tier_id", "shard_id"], set_=newest))
+
+
+def nodes_that_read_only_open(connection: Connection, *, now: datetime) -> list[str]:
+    """The live nodes of versions that would take what is sealed for missing: nothing may be sealed beside them.
+
+    A version that cannot be understood counts as one of them.
+    """
+    nodes = tables.nodes
+    statement = select(nodes.c.name, nodes.c.version).where(nodes.c.last_seen >= now - NODE_IS_LIVE)
+    return [
+        name for name, version in connection.execute(statement.order_by(nodes.c.name)) if not _reads_sealed(version)
+    ]
+
+
+def _reads_sealed(version: str) -> bool:
+    found = _VERSION.match(version)
+    return found is not None and (int(found[1]), int(found[2])) >= SINCE_VERSION

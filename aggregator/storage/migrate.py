@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 
 from aggregator.bundled import bundled
 from aggregator.storage.engine import driver_url, make_engine, transaction
+from aggregator.storage.schema import is_of_later_version
 from aggregator.storage.tables import SCHEMA
 
 if TYPE_CHECKING:
@@ -26,17 +27,19 @@ def _config(url: str | None = None) -> Config:
 
 
 def upgrade(url: str) -> None:
-    """Bring the schema to head; several callers at once wait for one another.
+    """Bring the schema to head; several callers at once wait for one another. That of a later version stays as it is.
 
     Raises ServerUnreachableError where there is no server.
     """
     engine = make_engine(url, application="aggregator migrate")
     try:
-        with transaction(engine):
-            pass  # says "cannot be reached" in our words before alembic does in its own
+        # Says "cannot be reached" in our words, too, before alembic does in its own.
+        with transaction(engine) as connection:
+            is_done = is_of_later_version(connection)
     finally:
         engine.dispose()
-    command.upgrade(_config(url), "head")
+    if not is_done:
+        command.upgrade(_config(url), "head")
 
 
 def head_revision() -> str:

@@ -22,11 +22,26 @@ def packaged_head() -> str:
     return head
 
 
+def is_of_later_version(connection: Connection) -> bool:
+    """Whether a later version of the code has migrated the database, which this one may go on to use.
+
+    Views, functions and what is published are that version's then: ours would take from its readers what they know.
+    Revisions are dates with a number, so that a later one is greater.
+    """
+    current = _current(connection)
+    return current is not None and current > packaged_head()
+
+
 def schema_fault(connection: Connection) -> str | None:
-    """Why the database cannot be used by this version of the code; None where its schema is at head."""
-    head = packaged_head()
-    has_version = connection.execute(_HAS_VERSION).scalar_one()
-    current = connection.execute(_CURRENT).scalar_one_or_none() if has_version else None
-    if current == head:
+    """Why the database cannot be used by this version of the code; None where its schema is at head or later."""
+    head, current = packaged_head(), _current(connection)
+    if current is not None and current >= head:
         return None
     return f"the schema is at {current or 'nothing'} and this version needs {head}; run `aggregator db migrate`"
+
+
+def _current(connection: Connection) -> str | None:
+    """The revision that the database has; None where the schema was never made."""
+    has_version = connection.execute(_HAS_VERSION).scalar_one()
+    current: str | None = connection.execute(_CURRENT).scalar_one_or_none() if has_version else None
+    return current

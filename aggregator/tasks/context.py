@@ -17,7 +17,7 @@ from aggregator.config.load import load_settings
 from aggregator.config.model import Settings
 from aggregator.config.servers import require_database_url, with_running_servers
 from aggregator.config.source_model import BaseSource, CommandSource, Source
-from aggregator.errors import ClockDiffersError, UnknownSourceError
+from aggregator.errors import AggregatorError, ClockDiffersError, SchemaOutdatedError, UnknownSourceError
 from aggregator.stages.collect import Collect
 from aggregator.stages.collect.wake import Wake
 from aggregator.stages.maintain import Maintain
@@ -27,6 +27,7 @@ from aggregator.stages.verify import Verify
 from aggregator.storage import publish
 from aggregator.storage.engine import MOST_CLOCK_DIFFERENCE, Connection, Database
 from aggregator.storage.reading import ping
+from aggregator.storage.schema import schema_fault
 
 log = structlog.get_logger(__name__)
 
@@ -50,8 +51,20 @@ class Context:
 
     @cached_property
     def database(self) -> Database:
-        """The one connection of this process."""
-        return Database.connect(require_database_url(self.settings), application=f"aggregator {self.settings.node}")
+        """The one connection of this process.
+
+        Raises SchemaOutdatedError while the schema is of an earlier version, again and again: nothing is claimed.
+        """
+        database = Database.connect(require_database_url(self.settings), application=f"aggregator {self.settings.node}")
+        try:
+            if fault := database.run(schema_fault):
+                # What a task raises for whoever waits for it is in no log, and nobody waits for these.
+                log.error("schema_outdated", reason=fault)
+                raise SchemaOutdatedError(fault)
+        except AggregatorError:
+            database.dispose()
+            raise
+        return database
 
     @cached_property
     def wake(self) -> Wake:

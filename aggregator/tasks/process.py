@@ -22,6 +22,8 @@ from kombu.exceptions import OperationalError
 from aggregator import __version__, telemetry
 from aggregator.config.load import load_settings
 from aggregator.config.model import Settings
+from aggregator.config.servers import with_running_servers
+from aggregator.errors import AggregatorError, SchemaOutdatedError
 from aggregator.logs import configure_logging
 from aggregator.tasks import progress
 from aggregator.tasks.app import app
@@ -59,6 +61,22 @@ def _load_work(**_: Any) -> None:  # noqa: ANN401 - as above
     # The collector of garbage touches every object, which would copy the memory that the children share.
     gc.collect()
     gc.freeze()
+
+
+@signals.worker_init.connect(weak=False)
+def _leave_earlier_schema_alone(**_: Any) -> None:  # noqa: ANN401 - as above
+    """End where the schema is of an earlier version: a worker that can do nothing would take others' messages.
+
+    Its supervisor tries again. Where the database cannot be asked, the tasks ask when it is back. The connection is
+    closed before the pool forks.
+    """
+    context = import_module("aggregator.tasks.context")
+    try:
+        context.Context(with_running_servers(load_settings())).database.dispose()
+    except SchemaOutdatedError as error:
+        raise SystemExit(error.exit_code) from None
+    except AggregatorError as error:
+        log.warning("schema_not_checked", error=str(error))
 
 
 @signals.celeryd_init.connect(weak=False)

@@ -19,6 +19,7 @@ from aggregator.storage import (
     ledger,
     partition_writes,
     partitions,
+    registry,
     rollup_forms,
     sealed_packing,
     sealed_rows,
@@ -111,6 +112,19 @@ def test_a_span_is_sealed_when_it_is_past_lateness(scraped: Installation) -> Non
     assert counted(scraped, "rollup_1m") == 2 * 10
     assert values(stored(scraped)) == before
     assert seal(scraped, SPAN_END + LATENESS) == 2 * 240
+
+
+@pytest.mark.parametrize(("version", "sealed_rollups"), [("0.1.0", 0), ("0.2.0", 480), ("1.0", 480), ("unknown", 0)])
+def test_nothing_is_sealed_beside_a_live_node_that_would_not_see_it(
+    scraped: Installation, version: str, sealed_rollups: int
+) -> None:
+    now = SPAN_END + LATENESS
+    facts = {"started_at": START, "config_hash": "", "exporter_url": ""}
+    see = partial(registry.see_node, name="beside", now=now - timedelta(seconds=80), version=version, **facts)
+    scraped.database.run(see)
+    assert seal(scraped, now) == sealed_rollups
+    # Gone, as an upgrade has restarted it or somebody has switched it off.
+    assert seal(scraped, now + timedelta(seconds=20)) == 480
 
 
 def test_what_the_ledger_waits_for_stays_open(scraped: Installation) -> None:

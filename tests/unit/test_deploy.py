@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("aggregator*.service"))
 VARIABLE = re.compile(r"\bAGGREGATOR_[A-Z_]+\b")
-KNOWN_VARIABLES = {f"AGGREGATOR_{name.upper()}" for name in SCALARS} | {"AGGREGATOR_CONFIG"}
+KNOWN_VARIABLES = {f"AGGREGATOR_{name.upper()}{file}" for name in SCALARS for file in ("", "_FILE")} | {
+    "AGGREGATOR_CONFIG"
+}
+#: What would show other mounts, disks or owners than the machine's, or keep commands from running.
+HIDING = (
+    *("ProtectSystem=", "ProtectHome=", "PrivateTmp=", "PrivateDevices=", "ProtectKernelModules=", "ProtectProc="),
+    *("ProcSubset=", "PrivateUsers=", "ReadOnly", "Inaccessible", "MemoryDenyWriteExecute="),
+)
+#: What `systemd-analyze security` may find exposed at most, of 10.
+MOST_EXPOSED = 3.0
+WORKERS = ("worker-1", "worker-2")
 #: Margin for what follows the soft shutdown: stopping children and closing connections.
 STOP_MARGIN_SECONDS = 10
 
@@ -67,6 +78,28 @@ def test_a_unit_never_gives_up_and_runs_without_rights(unit: Path) -> None:
     assert "Restart=always" in lines or "Type=oneshot" in lines
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_a_unit_is_hardened(unit: Path) -> None:
+    said = _run(_require("systemd-analyze"), "security", "--offline=true", str(unit))
+    level = re.search(r"Overall exposure level for \S+: ([\d.]+)", said)
+    assert level, said
+    assert float(level[1]) < MOST_EXPOSED
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_a_unit_reads_its_settings_from_etc_default_and_its_secrets_from_credentials(unit: Path) -> None:
+    text = unit.read_text()
+    assert "\nEnvironmentFile=-/etc/default/aggregator\n" in text
+    loaded = dict(line.split(":") for line in re.findall(r"^LoadCredential=(.+)$", text, re.MULTILINE))
+    used = re.findall(r"^Environment=AGGREGATOR_\w+_FILE=%d/(\S+)$", text, re.MULTILINE)
+    assert list(loaded) == used
+    # The same files that commands find by the shipped aggregator.toml.
+    shipped = (DEPLOY / "systemd" / "aggregator.toml").read_text()
+    assert {path.removeprefix("/etc/aggregator/") for path in loaded.values()} <= set(
+        re.findall(r'_file = "(.+)"', shipped)
+    )
+
+
 def test_systemd_and_compose_wait_longer_than_the_soft_shutdown_takes() -> None:
     needed = _soft_shutdown_seconds() + STOP_MARGIN_SECONDS
     unit = (DEPLOY / "systemd" / "aggregator-worker.service").read_text()
@@ -74,16 +107,14 @@ def test_systemd_and_compose_wait_longer_than_the_soft_shutdown_takes() -> None:
     assert waits
     assert float(waits[1]) >= needed
     assert "KillSignal=SIGQUIT" in unit
-    worker = _compose()["services"]["worker"]
-    assert float(worker["stop_grace_period"].removesuffix("s")) >= needed
-    assert worker["stop_signal"] == "SIGQUIT"
+    for worker in (_compose()["services"][name] for name in WORKERS):
+        assert float(worker["stop_grace_period"].removesuffix("s")) >= needed
+        assert worker["stop_signal"] == "SIGQUIT"
 
 
 def test_the_worker_sees_the_machine_s_own_mounts() -> None:
     lines = (DEPLOY / "systemd" / "aggregator-worker.service").read_text().splitlines()
-    assert not [
-        line for line in lines if line.startswith(("ProtectSystem=", "ProtectHome=", "PrivateTmp=", "ReadOnly"))
-    ]
+    assert [line for line in lines if line.startswith(HIDING)] == []
 
 
 @pytest.mark.parametrize(
@@ -98,14 +129,14 @@ def test_every_variable_that_is_set_exists(path: Path) -> None:
 def test_the_configuration_of_compose_is_valid_and_scrapes_its_own_services() -> None:
     settings = load_settings(DEPLOY / "aggregator.toml", environment={"HOME": "/nonexistent"})
     services = _compose()["services"]
-    hosts = re.findall(r"http://(\w+):", repr(settings.sources))
+    hosts = re.findall(r"http://([\w-]+):", repr(settings.sources))
     assert hosts
     assert set(hosts) <= set(services)
 
 
 def test_compose_starts_the_service_only_on_a_migrated_schema() -> None:
     services = _compose()["services"]
-    for name in ("worker", "beat", "web"):
+    for name in (*WORKERS, "beat", "web"):
         assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
     for service in services.values():
         assert "image" in service
@@ -133,8 +164,23 @@ def test_the_image_copies_what_exists_and_does_not_run_as_root() -> None:
     assert set(copied) <= kept
     assert all((ROOT / name).exists() for name in copied)
     final_stage = text.rpartition("\nFROM ")[2]
-    assert re.search(r"^USER aggregator$", final_stage, re.MULTILINE)
+    # A number: Kubernetes cannot tell whether a name is root's.
+    user = re.search(r"^USER (\d+):\d+$", final_stage, re.MULTILINE)
+    assert user
+    assert int(user[1]) > 0
+    assert f"--uid {user[1]} " in final_stage
     assert re.search(r"^HEALTHCHECK ", final_stage, re.MULTILINE)
+
+
+def test_a_linter_of_images_finds_nothing() -> None:
+    program = Path(sys.executable).with_name("hadolint")
+    assert _run(str(program), "--failure-threshold", "style", str(DEPLOY / "Dockerfile")) == ""
+
+
+def test_the_image_is_without_the_embedded_servers() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    installed = re.findall(r"/opt/aggregator/bin/pip install (.+)", text)
+    assert [words for words in installed if "up.lock" in words or "[up]" in words] == []
 
 
 @pytest.mark.parametrize("lock", re.findall(r"requirements/\S+\.lock", (DEPLOY / "Dockerfile").read_text()))

@@ -76,7 +76,13 @@ class Sealing:
     clock: Callable[[], datetime]
 
     def run(self, *, budget: timedelta = BUDGET) -> Sealed:
-        """Seal the closed spans of all tiers and of samples in turn, the oldest of each first, until time is up."""
+        """Seal the closed spans of all tiers and of samples in turn, the oldest of each first, until time is up.
+
+        Nothing at all while a node lives that would not see it: an upgrade goes from machine to machine.
+        """
+        if nodes := self.database.run(partial(forms.nodes_that_read_only_open, now=self.clock())):
+            log.info("sealing_waits_for_upgrade", nodes=nodes)
+            return Sealed(0, 0, ())
         deadline = time.monotonic() + budget.total_seconds()
         kinds = self._kinds()
         counts = dict.fromkeys((kind.tier_id for kind in kinds), 0)

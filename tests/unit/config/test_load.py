@@ -93,6 +93,18 @@ def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path) -> No
     assert settings.log_format == "auto"
 
 
+@pytest.mark.parametrize("variable", ["AGGREGATOR_CACHE_URL", "AGGREGATOR_CACHE_URL_FILE"])
+def test_the_file_of_a_secret_that_a_variable_gives_is_not_looked_at(tmp_path: Path, variable: str) -> None:
+    """A service has its secrets from its supervisor; those that the file names may be root's alone."""
+    path, url = tmp_path / "a.toml", tmp_path / "url"
+    path.write_text('cache_url_file = "/root/secret-that-nobody-may-read"')
+    url.write_text("redis://h/1")
+    value = str(url) if variable.endswith("_FILE") else "redis://h/1"
+    settings = load_settings(path, environment={"HOME": "/", variable: value})
+    assert settings.cache_url is not None
+    assert settings.cache_url.get_secret_value() == "redis://h/1"
+
+
 def test_every_scalar_has_a_variable_and_secrets_come_from_files_too(tmp_path: Path) -> None:
     (tmp_path / "url").write_text("redis://:secret@h/1\n")
     settings = load(

@@ -47,7 +47,10 @@ def test_a_dashboard_reads_a_data_source_that_is_provisioned(name: str) -> None:
 def test_compose_sets_every_variable_of_the_provisioning() -> None:
     names = set(VARIABLE.findall(str(provisioned("datasources"))))
     assert names
-    assert names <= set(compose()["grafana"]["environment"])
+    grafana = compose()["grafana"]
+    # The password is in a file that only the entry point reads.
+    given = set(re.findall(r"(\w+)=", grafana["entrypoint"][-1]))
+    assert names == given | set(grafana["environment"])
 
 
 def test_compose_mounts_what_grafana_reads() -> None:
@@ -64,10 +67,11 @@ def test_grafana_starts_once_its_role_is_there_and_reads_as_it() -> None:
     grafana, reader = services["grafana"], services["reader"]
     assert grafana["depends_on"]["reader"]["condition"] == "service_completed_successfully"
     assert f"db reader {grafana['environment']['READER_USER']} " in reader["command"][-1]
-    assert reader["environment"]["READER_PASSWORD"] == grafana["environment"]["READER_PASSWORD"]
-    assert reader["environment"]["AGGREGATOR_DATABASE_URL"].endswith(
-        f"@{grafana['environment']['READER_HOST']}/{grafana['environment']['READER_DATABASE']}"
-    )
+    path = "/run/secrets/reader/reader-password"
+    assert f"--password-file {path} " in reader["command"][-1]
+    assert f"$$(cat {path})" in grafana["entrypoint"][-1]
+    place = f'@{grafana["environment"]["READER_HOST"]}/{grafana["environment"]["READER_DATABASE"]}"'
+    assert place in services["secrets"]["command"][0]
 
 
 def test_grafana_leaves_sessions_of_the_role_to_others() -> None:
