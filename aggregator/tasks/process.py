@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -67,9 +68,17 @@ def _load_work(**_: Any) -> None:  # noqa: ANN401 - as above
 def _leave_earlier_schema_alone(**_: Any) -> None:  # noqa: ANN401 - as above
     """End where the schema is of an earlier version: a worker that can do nothing would take others' messages.
 
-    Its supervisor tries again. Where the database cannot be asked, the tasks ask when it is back. The connection is
-    closed before the pool forks.
+    Its supervisor tries again. Where the database cannot be asked, the tasks ask when it is back. A process of its own
+    asks: the pool's parent opens no connection and starts no thread (docs/pitfalls.md#prefork).
     """
+    asking = multiprocessing.get_context("fork").Process(target=_look_at_schema)
+    asking.start()
+    asking.join()
+    if asking.exitcode == SchemaOutdatedError.exit_code:
+        raise SystemExit(SchemaOutdatedError.exit_code)
+
+
+def _look_at_schema() -> None:
     context = import_module("aggregator.tasks.context")
     try:
         context.Context(with_running_servers(load_settings())).database.dispose()
