@@ -133,18 +133,18 @@ class Watch:
         """All gauges that were ever seen."""
         return sorted({name for _, measured in self.samples for name in measured})
 
-    def early(self, name: str) -> float:
-        """The median between 10 and 30 % of the time."""
+    def early(self, name: str) -> float | None:
+        """The median between 10 and 30 % of the time; None where nothing was measured then."""
         return self._median(name, 0.1, 0.3)
 
-    def late(self, name: str) -> float:
-        """The median of the last fifth."""
+    def late(self, name: str) -> float | None:
+        """The median of the last fifth; None as above."""
         return self._median(name, 0.8, 1.0)
 
-    def _median(self, name: str, begin: float, end: float) -> float:
+    def _median(self, name: str, begin: float, end: float) -> float | None:
         last = self.samples[-1][0]
         values = [one[name] for at, one in self.samples if begin * last <= at <= end * last and name in one]
-        return median(values) if values else 0.0
+        return median(values) if values else None
 
     def slope_an_hour(self, name: str) -> float:
         """By least squares over all but the first tenth."""
@@ -165,13 +165,18 @@ class Watch:
         if allowed is None or name.endswith("command"):
             return False
         share, amount = allowed
-        return self.late(name) > self.early(name) * (1 + share) + amount
+        early, late = self.early(name), self.late(name)
+        return early is not None and late is not None and late > early * (1 + share) + amount
 
     def table(self) -> str:
         """Before and after, as a table of Markdown."""
         lines = ["| gauge | at 10 to 30 % | last fifth | most | slope an hour |", "| --- | --- | --- | --- | --- |"]
         for name in self.names():
             most = max(one[name] for _, one in self.samples if name in one)
-            early, late, slope = self.early(name), self.late(name), self.slope_an_hour(name)
-            lines.append(f"| {name} | {early:,.1f} | {late:,.1f} | {most:,.1f} | {slope:+,.1f} |")
+            early, late = (_shown(value) for value in (self.early(name), self.late(name)))
+            lines.append(f"| {name} | {early} | {late} | {most:,.1f} | {self.slope_an_hour(name):+,.1f} |")
         return "\n".join(lines)
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
