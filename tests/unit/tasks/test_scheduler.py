@@ -9,6 +9,7 @@ import pytest
 import time_machine
 from celery import Celery
 from celery.beat import BeatLazyFunc, ScheduleEntry, _evaluate_entry_kwargs
+from structlog.testing import capture_logs
 
 from aggregator.tasks.schedule import ClockSchedule
 from aggregator.tasks.scheduler import ClockScheduler
@@ -73,3 +74,13 @@ def test_every_entry_is_sent_as_before_after_the_clock_was_set(
         first = START + timedelta(minutes=1) + jump
         assert slots == [first + place * interval for place in range(len(slots))]
         assert len(slots) == timedelta(minutes=1) // interval
+
+
+def test_a_broker_that_is_away_is_one_line_for_each_wake(caplog: pytest.LogCaptureFixture) -> None:
+    app = Celery("clock", broker="redis://127.0.0.1:1/0")
+    app.conf.task_publish_retry = False
+    entry = ScheduleEntry("often", "often", schedule=ClockSchedule(HOUR), app=app, kwargs={}, options={})
+    with capture_logs() as lines:
+        ClockScheduler(app=app, lazy=True).apply_entry(entry)
+    assert [(line["event"], line["job"]) for line in lines] == [("wake_not_sent", "often")]
+    assert caplog.text == ""
