@@ -98,6 +98,22 @@ def claim(
     return Claim(shard_id, slot, row.token, left, is_taken_over=row.claims > 1, is_known=is_known)
 
 
+def is_running(connection: Connection, *, shard_id: int, before: datetime, within: timedelta, now: datetime) -> bool:
+    """Whether somebody still collects an earlier slot of a shard, of those `within` so long.
+
+    Uses index: collections_pkey.
+    """
+    earlier = select(_TABLE.c.slot).where(
+        _TABLE.c.shard_id == shard_id,
+        _TABLE.c.slot < before,
+        _TABLE.c.slot > before - within,
+        ~_TABLE.c.by_hand,
+        _TABLE.c.finished_at.is_(None),
+        _TABLE.c.lease_until > now,
+    )
+    return connection.execute(earlier.limit(1)).first() is not None
+
+
 def count_slot(connection: Connection, *, shard_id: int, slot: datetime, interval: timedelta) -> None:
     """Move a shard's newest slot on, and count the slots in between that nobody claimed.
 

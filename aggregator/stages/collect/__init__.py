@@ -33,6 +33,8 @@ FLUSH_SECONDS = 0.5
 FLUSH_TARGETS = 100
 #: How much longer than its deadline a collection may take before another worker takes it over.
 LEASE_MARGIN = timedelta(seconds=20)
+#: No task runs for longer (celeryconfig.py), so no lease that began earlier has anybody behind it.
+LONGEST_COLLECTION = timedelta(minutes=6)
 #: Targets that a collector asks at once; the others wait until one of these has ended.
 TURN_TARGETS = 256
 
@@ -119,7 +121,7 @@ class Collect:
                 return None
             of_shard = None if shard.is_intake else shard_id
             targets = registry.shard_targets(connection, source_id=source_id, shard_id=of_shard)
-            if not targets:
+            if not targets or (slot is not None and shard.is_intake and _is_busy(connection, shard.id, slot, now)):
                 return None
             claimed = claims.claim(
                 connection,
@@ -152,6 +154,14 @@ class Collect:
                 changes.append(registry.StateChange(was.id, error is None, error, one.collected.started_at))
         if changes:
             self.database.run(lambda connection: registry.record_states(connection, changes))
+
+
+def _is_busy(connection: Connection, shard_id: int, slot: datetime, now: datetime) -> bool:
+    """Whether an earlier slot of an intake is still being collected.
+
+    Thousands of new targets that hang take many slots, and would take all workers. Other shards are done in time.
+    """
+    return claims.is_running(connection, shard_id=shard_id, before=slot, within=LONGEST_COLLECTION, now=now)
 
 
 def _lease(source: BaseSource, targets: int) -> timedelta:
