@@ -161,9 +161,14 @@ def test_a_bounded_stop_ends_within_the_supervisors_grace_whatever_hangs(machine
     assert "process_lost" not in worker.log.read_text()
 
 
-def test_children_that_are_replaced_lose_neither_metrics_nor_collections(machine: Machine, database_url: str) -> None:
+@pytest.mark.parametrize(
+    "setting", ["worker_max_tasks_per_child = 4\n", "worker_max_memory_per_child = 1\n"], ids=["tasks", "memory"]
+)
+def test_children_that_are_replaced_lose_neither_metrics_nor_collections(
+    machine: Machine, database_url: str, setting: str
+) -> None:
     machine.configure(CONFIGURATION.partition('[[sources]]\nname = "slow"')[0])
-    with_settings(machine, "worker_max_tasks_per_child = 4\n")
+    with_settings(machine, setting)  # in kB: what is far below that of any child replaces it after each task
     worker = machine.start_worker()
     beat = machine.start(*BEAT)
     seen: set[int] = set()
