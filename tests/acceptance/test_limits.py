@@ -149,6 +149,14 @@ def test_a_warm_stop_lets_a_collection_end(machine: Machine, database_url: str) 
     wait_for(database_url, SLOW_IS_DONE)
 
 
+def test_a_warm_stop_ends_although_a_child_stands_still(machine: Machine) -> None:
+    worker = machine.start_worker()
+    os.kill(children(worker.process)[0], signal.SIGSTOP)
+    os.kill(worker.process.pid, signal.SIGTERM)
+    assert wait_until(lambda: worker.process.poll() is not None, GRACE), worker.log.read_text()[-3_000:]
+    assert "end_forced" in worker.log.read_text()
+
+
 def test_a_bounded_stop_ends_within_the_supervisors_grace_whatever_hangs(machine: Machine, database_url: str) -> None:
     with_settings(machine, "")
     worker = machine.start_worker()

@@ -39,6 +39,10 @@ def _signal(actors: list[Actor], number: signal.Signals) -> None:
         os.kill(actor.process_id, number)
 
 
+#: Celery writes the stack of every thread.
+_TELL = signal.SIGUSR1
+
+
 def _end(actors: list[Actor], scene: Scene, number: signal.Signals) -> None:
     """Send a signal and wait for the end that it asks for; nobody starts them again meanwhile."""
     for actor in actors:
@@ -48,7 +52,10 @@ def _end(actors: list[Actor], scene: Scene, number: signal.Signals) -> None:
     def has_ended() -> bool:
         return all(actor.running is None or actor.running.process.poll() is not None for actor in actors)
 
-    assert scene.wait(has_ended, _GRACE), f"{number.name}: still there after {_GRACE}"
+    if not scene.wait(has_ended, _GRACE):
+        _signal([actor for actor in actors if actor.running and actor.running.process.poll() is None], _TELL)
+        scene.live(timedelta(seconds=2))
+        raise AssertionError(f"{number.name}: still there after {_GRACE}; where each thread is stands in its log")
 
 
 def _kill_parents(scene: Scene) -> None:
