@@ -53,7 +53,7 @@ class RepeatsHandler(logging.StreamHandler):  # type: ignore[type-arg] # its str
 
     def close(self) -> None:
         """Write what was held back before the process ends."""
-        if self._process_id == os.getpid():
+        if self._process_id == os.getpid() and not self.stream.closed:
             for due in self._over(float("inf")):
                 super().emit(due)
         super().close()

@@ -39,7 +39,7 @@ _SLOTS = """
 _CAUGHT_UP = """
     SELECT o.name, c.slot, c.started_at FROM aggregator.collections AS c
     JOIN aggregator.shards AS h ON h.id = c.shard_id JOIN aggregator.sources AS o ON o.id = h.source_id
-    WHERE NOT c.by_hand AND c.started_at - c.slot > make_interval(secs => 3 * o.interval_seconds + 2)
+    WHERE NOT c.by_hand AND c.started_at - c.slot > make_interval(secs => 3 * o.interval_seconds + %s)
 """
 _LOST = "SELECT count(*) FROM aggregator.collections WHERE finished_at IS NULL"
 #: As if everything had happened ten minutes ago: nobody takes a lost collection over any more.
@@ -136,9 +136,12 @@ def check_ledger(machine: Machine, url: str, *, outages: Sequence[Outage] | None
     return check
 
 
-def assert_no_slot_was_caught_up(url: str) -> None:
-    """Scrapes that did not happen are gaps: none begins when its slot is long over."""
-    found = rows(url, _CAUGHT_UP)
+def assert_no_slot_was_caught_up(url: str, *, waited_seconds: float = 2.0) -> None:
+    """Scrapes that did not happen are gaps: none begins when its slot is long over.
+
+    `waited_seconds`: how long a worker that has its message may wait for the database before it begins.
+    """
+    found = rows(url, _CAUGHT_UP, waited_seconds)
     assert not found, found
 
 

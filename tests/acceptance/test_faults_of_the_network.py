@@ -28,4 +28,4 @@ def test_connections_that_are_half_open_for_a_while_or_for_ever_lose_nothing(her
     endured = endure_all(here, network.FAULTS)
     assert len(endured) == len(network.FAULTS)
     here.check().assert_right(stray_share=BUSY)
-    assert_no_slot_was_caught_up(here.database_url)
+    assert_no_slot_was_caught_up(here.database_url, waited_seconds=60)

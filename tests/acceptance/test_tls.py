@@ -120,9 +120,9 @@ def test_a_database_of_another_authority_is_refused(servers: Servers, tmp_path: 
 def test_a_broker_of_another_authority_is_refused(servers: Servers, broker: str, tmp_path: Path) -> None:
     machine = machine_of(tmp_path, servers.urls(broker, broker=servers.site.strangers))
     with machines(machine):
+        machine.run("aggregator", "db", "migrate")
         machine.start(*WORKER).says(*REFUSED)
         machine.start(*BEAT).says(*REFUSED)
-        machine.run("aggregator", "db", "migrate")
         assert "the broker cannot be reached" in machine.run("aggregator", "status", exit_code=1).stdout
 
 
@@ -132,6 +132,7 @@ def test_a_broker_of_another_name_is_refused(servers: Servers, broker: str, tmp_
     urls["AGGREGATOR_BROKER_URL"] = urls["AGGREGATOR_BROKER_URL"].replace("@localhost", "@127.0.0.1")
     machine = machine_of(tmp_path, urls)
     with machines(machine):
+        machine.run("aggregator", "db", "migrate")
         machine.start(*WORKER).says(*REFUSED)
 
 
@@ -140,6 +141,7 @@ def test_without_an_authority_the_systems_are_asked_and_not_nobody(servers: Serv
     urls["AGGREGATOR_BROKER_URL"] = urls["AGGREGATOR_BROKER_URL"].partition("?")[0]
     machine = machine_of(tmp_path, urls)
     with machines(machine):
+        machine.run("aggregator", "db", "migrate")
         machine.start(*WORKER).says(*REFUSED)
 
 

@@ -30,7 +30,7 @@ BUCKET = timedelta(minutes=1)
 LOOKBACK_BUCKETS = 5
 METRICS = 2
 #: What one transaction may send, whatever the size of the shard and the length of its past.
-MOST_STATEMENTS = 30
+MOST_STATEMENTS = 31
 
 _COUNTED = text(
     """

@@ -203,7 +203,7 @@ class Scene:
         """For each shard (`source@node`) the end of its first good collection that began after an instant."""
         try:
             return {str(name): at for name, at in rows(self.database_url, _NEXT, instant)}
-        except psycopg2.OperationalError:
+        except psycopg2.Error:
             return {}
 
     def shards(self) -> set[str]:

@@ -27,6 +27,8 @@ from tests.acceptance.soak.gauges import Watch
 
 #: Of the slots: so many may be missing while nothing is broken, on a machine that does other work as well.
 STRAY_SHARE = 0.02
+#: In a short soak a second in which the machine did something else is more than that.
+FEW_STRAYS = 10
 #: In less time nothing can be said of what grows.
 LEAST_TO_JUDGE = timedelta(minutes=4)
 _LOOK_SECONDS = 10.0
@@ -152,8 +154,8 @@ def _judge(made: Scene, result: Result) -> None:
     check = result.check = made.check()
     result.failures += check.faults[:20]
     with _noting(result, "after the soak"):
-        assert_no_slot_was_caught_up(made.database_url)
-    if len(check.strays) > STRAY_SHARE * check.slots:
+        assert_no_slot_was_caught_up(made.database_url, waited_seconds=60)
+    if len(check.strays) > max(STRAY_SHARE * check.slots, FEW_STRAYS):
         result.failures.append(f"{len(check.strays)} slots are missing while nothing was broken: {check.strays[:5]}")
     if result.plan.duration >= LEAST_TO_JUDGE:
         result.failures += [f"{name} has grown" for name in result.watch.grown()]

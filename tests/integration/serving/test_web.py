@@ -208,7 +208,7 @@ def test_large_answers_are_compressed_where_that_is_accepted(site: Site) -> None
 def test_healthy_and_ready_are_told_apart(own_site: Site, installation: Past) -> None:
     assert own_site.get("/-/healthy")[0] == 200
     assert own_site.get("/-/ready")[0] == 200
-    old = text("UPDATE aggregator.alembic_version SET version_num = 'old'")
+    old = text("UPDATE aggregator.alembic_version SET version_num = '20260101_0001'")
     installation.database.run(lambda connection: connection.execute(old) and None)
     status, _, body = own_site.get("/-/ready")
     assert status == 503
