@@ -31,8 +31,9 @@ def _see_to_the_end(exitcode: int, **_: Any) -> None:  # noqa: ANN401 - Celery's
 def _wait(exitcode: int) -> None:
     """End this process once no task has run for a while, or one has run for longer than any may.
 
-    Celery waits for its pool without limit: for a child that stands still, or a job that it has lost count of after a
-    connection was lost. The children end with their parent; what they were at is claimed again.
+    Celery waits for its pool without limit, for a child that stands still; and a child waits for half a minute to have
+    every result counted, also one that its parent threw away when the connection to the broker was lost (seen: 30 s
+    from TERM to the end). The children end with their parent; what they were at is claimed again.
     """
     state = import_module("celery.worker.state")  # known in a worker; others need not load it
     begun = idle_since = time.monotonic()

@@ -132,6 +132,7 @@ def _restore(made: Scene, began: datetime) -> None:
         with made.broker.client() as client:
             client.config_set("maxmemory", "0")
     for actor in made.actors:
+        actor.is_wanted = True  # one that is still ending is started again by its supervisor
         if actor.running is None or actor.running.process.poll() is not None:
             actor.start()
         os.kill(actor.process_id, signal.SIGCONT)
