@@ -30,15 +30,15 @@ class Witness:
 
 
 def renew(connection: Connection, witness: Witness | None, *, node: str, now: datetime) -> Witness:
-    """The witness of what this transaction commits, and of all that the one before it stands for.
+    """The witness of what this transaction commits, and of all that the one before it stands for, which must hold.
 
     Uses index: runs_pkey.
     """
     if witness is not None:
         renewed = (
             update(_RUNS)
-            .where(_RUNS.c.id == witness.run_id, _RUNS.c.subject == witness.token)
-            .values(rows=_RUNS.c.rows + 1, finished_at=now)
+            .where(_RUNS.c.id == witness.run_id, _RUNS.c.subject == witness.token, _RUNS.c.rows == witness.times)
+            .values(rows=_RUNS.c.rows + 1, started_at=now, finished_at=now)
         )
         times = connection.execute(renewed.returning(_RUNS.c.rows)).scalar_one_or_none()
         if times is not None:

@@ -110,6 +110,32 @@ def test_no_value_is_read_under_the_name_of_another_series(
     assert stored(installation) == (before | after, before | after)
 
 
+def test_another_target_s_new_series_vouch_for_nothing_that_was_remembered(
+    installation: Installation, processes: tuple[Process, Process], tmp_path: Path
+) -> None:
+    one, two = processes
+    target, other = installation.targets(2)
+    before = one.collect(target, (A, B), 10)
+    dump(installation.url, tmp_path / "dump.sql")
+    keys = (A, B, C, D)
+    one.collect(target, keys, 20)
+    restore(installation.url, tmp_path / "dump.sql")
+    after = two.collect(target, (A, B, X, Y), 30)
+    # In one storing: a target whose places are remembered, and one that brings a series to be registered first.
+    at, news = installation.now, (series_key("news", 1, Kind.GAUGE),)
+    installation.now = at + MINUTE + timedelta(seconds=10)
+    installation.store = one.store
+    installation.collect_all(
+        [
+            Collected(target, at, 0.01, (Batch(at, keys, np.arange(4) + 40.0),), samples=4),
+            Collected(other, at, 0.01, (Batch(at, news, np.array([7.0])),), samples=1),
+        ]
+    )
+    one.rollup.run(lambda: installation.now, budget=LONG)
+    after |= {(key.metric, at): 40.0 + place for place, key in enumerate(keys)} | {("news", at): 7.0}
+    assert stored(installation) == (before | after, before | after)
+
+
 def test_what_was_remembered_before_the_dump_is_still_good_after_it(
     installation: Installation, processes: tuple[Process, Process], tmp_path: Path
 ) -> None:

@@ -135,6 +135,10 @@ class HistoryStore:
 
     def _register(self, target: HistoryTarget, keys: tuple[SeriesKey, ...], *, now: datetime) -> Places:
         def work(connection: Connection) -> tuple[MappedTarget, Witness]:
+            # A new witness must not vouch for what was remembered of another database.
+            if not holds(connection, self.places.witness):
+                log.warning("database_is_another_one")
+                self.database.forget()
             mapped = register(connection, target.id, keys, now=now, keep_map=True)
             return mapped, renew(connection, self.places.witness, node=self.node, now=now)
 

@@ -141,6 +141,10 @@ class FrameStore:
         keys = list(dict.fromkeys(key for batch in collected.batches for key in batch.keys))
 
         def work(connection: Connection) -> tuple[MappedTarget, Witness]:
+            # A new witness must not vouch for what was remembered of another database.
+            if not holds(connection, self.places.witness):
+                log.warning("database_is_another_one")
+                self.database.forget()
             mapped = register(connection, target_id, keys, now=now, series_limit=series_limit)
             return mapped, renew(connection, self.places.witness, node=self.node, now=now)
 
