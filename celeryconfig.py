@@ -8,6 +8,7 @@ from kombu.entity import Exchange, Queue
 
 from aggregator.config.broker_tls import amqp_tls, checked
 from aggregator.config.load import load_settings
+from aggregator.config.memory import memory_share as _memory_share
 from aggregator.config.servers import with_running_servers
 from aggregator.tasks.schedule import beat_schedule as _beat_schedule
 
@@ -119,7 +120,8 @@ worker_concurrency = _settings.worker_concurrency
 worker_prefetch_multiplier = 1  # a message that waits behind a long task would expire
 worker_proc_alive_timeout = 60  # the default of 4 s kills children on a busy machine
 worker_max_tasks_per_child = 20_000
-worker_max_memory_per_child = 2_000_000  # kB; no leak may grow for months; a million series may be known
+# kB. No leak may grow for months, and a million series may be known; in a container all children share its limit.
+worker_max_memory_per_child = _memory_share(_settings.worker_concurrency, most=2_000_000)
 worker_cancel_long_running_tasks_on_connection_loss = True  # their message comes back: do not run them twice
 worker_soft_shutdown_timeout = 10.0  # a stop is bounded: what is cut short is claimed again
 worker_enable_remote_control = _settings.remote_control == "on"  # docs/security.md#the-broker

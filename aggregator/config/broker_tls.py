@@ -53,7 +53,8 @@ def fault_of(url: str) -> str | None:
     A password with a slash in it ends the host too early, and libraries then show a part of it as the port.
     """
     if ";" in url:  # several servers: Celery reads them one by one
-        return None
+        is_tls = "amqps:" in url or "rediss:" in url
+        return "names several servers with TLS, of which only one would be verified; name one" if is_tls else None
     try:
         parts = urlsplit(url)
         _ = parts.port

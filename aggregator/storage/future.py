@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, func, select, update
 
 from aggregator.storage import tables
+from aggregator.storage.quarantine import LONGEST_PAUSE
 
 #: Clocks may differ by a minute, and a slot be claimed two minutes too early.
 AHEAD = timedelta(minutes=3)
@@ -22,6 +23,7 @@ def free_slots(connection: Connection, *, now: datetime) -> int | None:
     """
     ahead = now + AHEAD
     wakes, runs, nodes, summaries = tables.wakes, tables.runs, tables.nodes, tables.summaries
+    losses = tables.job_losses
     if connection.execute(select(wakes.c.job).where(wakes.c.slot > ahead).limit(1)).first() is None:
         return None
     # One process does it: the others wait for these rows, and then find nothing.
@@ -33,6 +35,8 @@ def free_slots(connection: Connection, *, now: datetime) -> int | None:
     connection.execute(update(runs).where(runs.c.slot > ahead).values(slot=None))
     connection.execute(update(nodes).where(nodes.c.last_seen > ahead).values(last_seen=now))
     connection.execute(update(summaries).where(summaries.c.computed_at > ahead).values(computed_at=now))
+    connection.execute(update(losses).where(losses.c.last_lost_at > ahead).values(last_lost_at=now))
+    connection.execute(update(losses).where(losses.c.retry_at > ahead + LONGEST_PAUSE).values(retry_at=now))
     return freed.total()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, or_, select, update
 
 from aggregator.storage import tables
 
@@ -19,6 +19,11 @@ TASKS = ("wake", "collect", "rollup", "summarize", "maintain", "verify")
 _MOST_DOUBLINGS = 20
 
 _TABLE = tables.job_losses
+
+
+#: After so long a job that was to be tried again is none any more: its source or summary was taken out.
+FORGET_SET_ASIDE = timedelta(days=2)
+FORGET_COUNTED = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ class Pauses:
 
 
 #: A single source, summary or shard can wait. What serves everything is left alone for as short as does no harm.
-_OF_ONE = Pauses(timedelta(minutes=5), timedelta(hours=1))
+LONGEST_PAUSE = timedelta(hours=1)
+_OF_ONE = Pauses(timedelta(minutes=5), LONGEST_PAUSE)
 _OF_ALL = Pauses(timedelta(seconds=30), timedelta(minutes=5))
 
 
@@ -112,6 +118,18 @@ def give_back_try(connection: Connection, job: Job, *, now: datetime) -> None:
 def forget(connection: Connection, job: Job) -> bool:
     """Forget the losses of a job, after a success or by hand; whether there were any. Uses index: job_losses_pkey."""
     return connection.execute(delete(_TABLE).where(of_job(job))).rowcount == 1
+
+
+def forget_gone(connection: Connection, *, now: datetime) -> int:
+    """Forget jobs that nobody works on any more: one that is configured is tried soon after its pause; gives how many.
+
+    What is only counted is kept for longer, for some jobs run once a day. Reads the table whole: it is small.
+    """
+    is_gone = or_(
+        _TABLE.c.retry_at < now - FORGET_SET_ASIDE,
+        and_(_TABLE.c.retry_at.is_(None), _TABLE.c.last_lost_at < now - FORGET_COUNTED),
+    )
+    return connection.execute(delete(_TABLE).where(is_gone)).rowcount
 
 
 def of_job(job: Job) -> ColumnElement[bool]:

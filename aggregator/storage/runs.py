@@ -33,14 +33,13 @@ def claim_slot(
 
 
 def ran_between(connection: Connection, *, stage: str, since: datetime, until: datetime) -> bool:
-    """Whether a claimed run of a stage that has ended began in the half-open interval.
+    """Whether a claimed run of a stage began in the half-open interval, however it ended.
 
     Uses index: runs_started_at_idx.
     """
     statement = select(_RUNS.c.id).where(
         _RUNS.c.stage == stage,
         _RUNS.c.lease_until.is_not(None),
-        _RUNS.c.finished_at.is_not(None),
         _RUNS.c.started_at >= since,
         _RUNS.c.started_at < until,
     )

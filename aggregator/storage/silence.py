@@ -67,11 +67,14 @@ class Watched:
         if owed < OWED:
             self.doubts = 0
             return False
-        if self.backend is None or owed > self.limit + BESIDE_TIMEOUT:
+        if owed > self.limit + BESIDE_TIMEOUT:
             return True
         if time.monotonic() - self.asked_at < ASK_EVERY_SECONDS:
             return False
         self.asked_at = time.monotonic()
+        if self.backend is None:
+            # Nothing is known but that the first statement waits: behind a PgBouncer for a session, as others would.
+            return _ask(self.engine, _ANSWERS, 1) is not None
         # Twice: an answer may be on its way.
         self.doubts = self.doubts + 1 if _is_working(self.engine, self.backend) is False else 0
         return self.doubts > 1
@@ -90,9 +93,10 @@ class Watcher:
         """Look after one more."""
         with self._lock:
             self._watched.add(watched)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._look_for_ever, name="silence", daemon=True)
-                self._thread.start()
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._look_for_ever, name="silence", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def remove(self, watched: Watched) -> None:
         """It has ended."""
@@ -106,7 +110,10 @@ class Watcher:
             with self._lock:
                 watched = tuple(self._watched)
             for one in watched:
-                self._look(one)
+                try:
+                    self._look(one)
+                except Exception:  # whatever it is: the others are looked after, and this one is again
+                    log.exception("silence_not_looked_for")
 
     def _look(self, watched: Watched) -> None:
         try:
@@ -159,9 +166,10 @@ def _is_on_tcp(host: str | None) -> bool:
 
 
 def _is_working(engine: Engine, backend: int) -> bool | None:
-    """Whether the server process is busy; None where nobody can say in time."""
+    """Whether the server process is busy; None where nobody can say, or not in time."""
     answer = _ask(engine, _STATE, backend)
-    return None if answer is None else answer == ("active",)
+    state = "disabled" if answer is None else str(answer[0])
+    return None if state == "disabled" else state == "active"
 
 
 def _end_session(engine: Engine, backend: int) -> None:
@@ -170,7 +178,8 @@ def _end_session(engine: Engine, backend: int) -> None:
 
 
 #: Use no index: the sessions are in memory.
-_STATE = "SELECT coalesce((SELECT state FROM pg_stat_activity WHERE pid = %s), 'gone')"
+_ANSWERS = "SELECT %s"
+_STATE = "SELECT coalesce((SELECT coalesce(state, 'disabled') FROM pg_stat_activity WHERE pid = %s), 'gone')"
 _END = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE pid = %s AND state LIKE 'idle in transaction%%' AND usename = current_user

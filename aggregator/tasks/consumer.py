@@ -14,6 +14,8 @@ from celery.exceptions import InvalidTaskError
 from celery.worker import consumer
 from celery.worker.state import active_requests
 
+from aggregator.tasks.ending import see_to_the_end
+
 log = structlog.get_logger(__name__)
 
 #: What a child gets between the signal to end and its end, once its time is over (worker_soft_shutdown_timeout).
@@ -77,6 +79,7 @@ class Consumer(consumer.Consumer):
         Celery would wait for ever for a child that is in a loop in C and never gets to the signal that it is sent. The
         children are killed from a thread: nothing is forked any more, and the main one waits for the pool.
         """
+        see_to_the_end(os.EX_TEMPFAIL, heeds_tasks=False)
         process_ids = [request.worker_pid for request in tuple(active_requests) if request.worker_pid is not None]
         super().cancel_active_requests()
         timer = threading.Timer(KILL_AFTER_SECONDS, _kill, (process_ids,))

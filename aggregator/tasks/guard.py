@@ -39,6 +39,7 @@ def run(named: tuple[str, str] | None, work: Callable[[], Any]) -> Any:  # noqa:
     if named is None:
         return work()
     here, job = context(), Job(*named)
+    here.require_right_clock()  # a pause that a wrong clock takes would last until that time comes
     admission = here.database.run(partial(admit, job=job, now=here.clock()))
     if admission is None:
         raise QuarantinedError(f"{job} keeps losing its process and is set aside for a while")
@@ -54,11 +55,14 @@ class Admission:
 
     job: Job
     losses: int = 0
+    #: It took the try that a job which is set aside has after its pause.
+    is_try: bool = False
 
     def end(self, database: Database, *, is_success: bool, now: datetime) -> None:
         """Forget the losses after a success; where nothing was done, the next message may try."""
         if not is_success:
-            database.run(partial(quarantine.give_back_try, job=self.job, now=now))
+            if self.is_try:
+                database.run(partial(quarantine.give_back_try, job=self.job, now=now))
         elif database.run(partial(quarantine.forget, job=self.job)) and self.losses >= MOST_LOSSES:
             log.info("job_recovered", job=str(self.job), losses=self.losses)
 
@@ -74,7 +78,7 @@ def _admit(connection: Connection, found: Losses, *, now: datetime) -> Admission
         found.is_refused(now=now) or not quarantine.take_try(connection, found, now=now)
     ):
         return None
-    return Admission(found.job, found.losses)
+    return Admission(found.job, found.losses, is_try=found.retry_at is not None)
 
 
 def report(job: Job | None, *, task: str, reason: str, at: datetime) -> None:
@@ -88,6 +92,7 @@ def report(job: Job | None, *, task: str, reason: str, at: datetime) -> None:
     if job is None:
         return
     here = context()
+    here.require_right_clock()
     losses = here.database.run(partial(record_loss, job=job, reason=reason, at=at, now=here.clock()))
     if losses is not None and losses.retry_at is not None:
         log.error(

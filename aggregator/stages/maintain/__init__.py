@@ -10,7 +10,16 @@ from functools import partial
 import structlog
 
 from aggregator.stages.maintain.sealing import Sealed, Sealing
-from aggregator.storage import catalog, claims, held_partitions, partition_writes, partitions, retention, runs
+from aggregator.storage import (
+    catalog,
+    claims,
+    held_partitions,
+    partition_writes,
+    partitions,
+    quarantine,
+    retention,
+    runs,
+)
 from aggregator.storage.catalog import Installation
 from aggregator.storage.engine import Connection, Database, StorageError, is_lock_timeout
 from aggregator.storage.held_partitions import HeldPartition
@@ -108,6 +117,7 @@ class Maintain:
     def _give_up_lost(self, now: datetime) -> None:
         def work(connection: Connection) -> tuple[int, list[Losses]]:
             lost = claims.give_up_lost(connection, now=now)
+            quarantine.forget_gone(connection, now=now)
             return len(lost), record_given_up(connection, lost, now=now)
 
         slots, losses = self.database.run(work)
