@@ -175,7 +175,8 @@ def test_a_bounded_stop_ends_within_the_supervisors_grace_whatever_hangs(machine
 def test_children_that_are_replaced_lose_neither_metrics_nor_collections(
     machine: Machine, database_url: str, setting: str
 ) -> None:
-    machine.configure(CONFIGURATION.partition('[[sources]]\nname = "slow"')[0])
+    # Seldom enough that no message expires while children begin.
+    machine.configure(CONFIGURATION.partition('[[sources]]\nname = "slow"')[0].replace('"1s"', '"5s"'))
     with_settings(machine, setting)  # in kB: what is far below that of any child replaces it after each task
     worker = machine.start_worker()
     beat = machine.start(*BEAT)
