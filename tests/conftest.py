@@ -26,6 +26,17 @@ _TEMPLATE = "migrated_template"
 _numbers = itertools.count(1)
 
 
+@pytest.fixture(autouse=True)
+def environment_as_before() -> Iterator[None]:
+    """Variables that a test's own command has set (`--config` sets one) end with the test."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        if name.startswith("AGGREGATOR_"):
+            del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if name.startswith("AGGREGATOR_")})
+
+
 @pytest.fixture(scope="session")
 def open_directory() -> Iterator[Path]:
     """A directory that any user can pass through: pytest's own are closed to the user that PostgreSQL runs as."""
