@@ -147,8 +147,14 @@ def _together(rows: Sequence[Row], *, covered: Any) -> Row:
         "increase": _sum([row["increase"] for row in rows]),
         "covered": covered([row["covered"] for row in rows]),
         "slots_due": sum(row["slots_due"] for row in rows),
-        "magnitude": sum(_size(row["sum"]) + _size(row["increase"]) for row in rows),
+        "magnitude": sum(map(_magnitude, rows)),
     }
+
+
+def _magnitude(row: Row) -> Fraction:
+    """How large what was added up to this row was: what became infinite on the way was finite further below."""
+    own = _size(row["sum"]) + _size(row["increase"])
+    return max(own, row.get("magnitude", own))
 
 
 def _size(value: float | Fraction | None) -> Fraction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import contextlib
 import signal
 import socket
 import subprocess
@@ -72,7 +73,8 @@ def processes_of(server: EmbeddedPostgres) -> list[psutil.Process]:
 
 def kill(*processes: psutil.Process) -> None:
     for process in processes:
-        process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # PostgreSQL's short-lived ones end by themselves
+            process.send_signal(signal.SIGKILL)
 
 
 def test_it_answers_on_loopback_and_on_its_socket(server: EmbeddedPostgres) -> None:
