@@ -18,6 +18,7 @@ from aggregator.embedded.valkey import EmbeddedValkey
 from aggregator.embedded.wheels import postgres_binaries, valkey_binary
 from aggregator.storage.migrate import upgrade
 from tests.databases import create_database, drop_database
+from tests.templates import BroughtUp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +76,12 @@ def empty_database_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
 def database_url(postgres_server: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
     """A fresh database with the schema at head."""
     yield from _fresh_database(postgres_server, migrated_template)
+
+
+@pytest.fixture(scope="session")
+def brought_up(postgres_server: EmbeddedPostgres, migrated_template: str) -> BroughtUp:
+    """Makes databases that workers can use, by their configuration and the present."""
+    return BroughtUp(postgres_server, migrated_template)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from urllib.parse import urlsplit
 
 import psycopg2
 
 from aggregator.embedded.postgres import EmbeddedPostgres
+
+FIRST_WITH_STRATEGIES = 150_000
 
 # Sessions of our own role only. `DROP DATABASE ... WITH (FORCE)` also ends others, and is refused outright while an
 # autovacuum worker, which is the superuser's, looks at the database; without it that worker is asked to leave.
@@ -24,18 +27,22 @@ def database_of(server: EmbeddedPostgres, name: str) -> str:
 
 def create_database(server: EmbeddedPostgres, name: str, *, template: str = "template1") -> str:
     """Make a database; gives its URL."""
-    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    with _administration(server) as connection, connection.cursor() as cursor:
+        # Since 15 every page is logged unless one says otherwise, which takes three times as long.
+        strategy = " STRATEGY file_copy" if connection.server_version >= FIRST_WITH_STRATEGIES else ""
+        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template}{strategy}")
     return database_of(server, name)
 
 
 def drop_database(server: EmbeddedPostgres, name: str) -> None:
     """Drop a database with all that still use it."""
-    _administer(server, _END_OWN_SESSIONS, name)
-    _administer(server, f"DROP DATABASE {name}")
+    with _administration(server) as connection, connection.cursor() as cursor:
+        cursor.execute(_END_OWN_SESSIONS, (name,))
+        cursor.execute(f"DROP DATABASE {name}")
 
 
-def _administer(server: EmbeddedPostgres, statement: str, *values: str) -> None:
+@contextmanager
+def _administration(server: EmbeddedPostgres) -> Iterator[psycopg2.extensions.connection]:
     with closing(psycopg2.connect(database_of(server, "postgres"))) as connection:
         connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement, values or None)
+        yield connection

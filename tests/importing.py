@@ -14,17 +14,15 @@ from pathlib import Path
 from sqlalchemy import text
 
 from aggregator.config.model import Settings
-from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.exposition.history import Damage
 from aggregator.stages.collect.spool_file import HistoryFile
 from aggregator.stages.collect.spool_parts import State
 from aggregator.stages.collect.spool_store import Stored
-from aggregator.storage.bootstrap import bring_up
 from aggregator.storage.engine import Database
 from aggregator.tasks.context import Context
 from aggregator.tasks.importing import Import, Order, Report
-from tests.databases import create_database, drop_database
 from tests.installation import settings_for
+from tests.templates import BroughtUp
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 START_SECONDS = int(NOW.timestamp()) - 3 * 86_400
@@ -60,7 +58,6 @@ class Site:
         folder.mkdir(exist_ok=True)
         self.variables = {"AGGREGATOR_DATABASE_URL": url, "AGGREGATOR_DATA_DIR": str(folder / "data")}
         self.settings: Settings = settings_for(folder, **self.variables)
-        bring_up(url, self.settings, now=NOW)
         self.context = Context(self.settings, clock=lambda: NOW)
 
     def run(
@@ -105,13 +102,12 @@ Sites = Callable[[str], Site]
 
 
 @contextmanager
-def making_sites(server: EmbeddedPostgres, template: str, folder: Path) -> Iterator[Sites]:
+def making_sites(brought_up: BroughtUp, folder: Path) -> Iterator[Sites]:
     """Makes sites by name, and drops their databases in the end."""
     with ExitStack() as ends:
 
         def make(name: str) -> Site:
-            url = create_database(server, f"import_{name}", template=template)
-            ends.callback(drop_database, server, f"import_{name}")
+            url = ends.enter_context(brought_up.copied(settings_for(folder), NOW))
             site = Site(url, folder / name)
             ends.callback(site.database.dispose)
             return site

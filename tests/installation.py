@@ -43,11 +43,13 @@ class Installation:
     url: str
     now: datetime
     settings: Settings
+    is_brought_up: bool = False
     database: Database = field(init=False)
     _slots: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        bring_up(self.url, self.settings, now=self.now)
+        if not self.is_brought_up:
+            bring_up(self.url, self.settings, now=self.now)
         self.database = Database.connect(self.url, application="test")
         self.store = FrameStore(self.database)
         self.rollup = Rollup(self.database, "test")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ from aggregator.stages.summarize import Publication, Summarize
 from aggregator.storage.engine import Database
 from aggregator.storage.publish_summaries import publish_summaries
 from tests.installation import Installation, settings_for
+from tests.templates import BroughtUp, installed
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 COUNTED = Summary(name="counted", sql="SELECT count(*) AS n FROM asked", refresh=timedelta(seconds=30))
@@ -58,10 +59,10 @@ class Site:
 
 
 @contextmanager
-def summarized(database_url: str, cache_url: str, directory: Path) -> Iterator[Site]:
+def summarized(brought_up: BroughtUp, cache_url: str, directory: Path) -> Iterator[Site]:
     """Such an installation, in which nothing was computed yet."""
     settings = settings_for(directory).model_copy(update={"summaries": (COUNTED, DAILY)})
-    with closing(Installation(database_url, START, settings)) as installation:
+    with installed(brought_up, START, settings) as installation:
         made = Site(installation, stage_of(installation, cache_url), cache_url)
         made.execute("CREATE TABLE public.asked (at timestamptz)")
         yield made

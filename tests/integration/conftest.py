@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.storage.engine import Database
 from tests.importing import Site, Sites, making_sites
 from tests.installation import Installation, settings_for
 from tests.sessions import session
+from tests.templates import BroughtUp, installed
 
 
 @pytest.fixture
-def installation(database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Installation]:
+def installation(brought_up: BroughtUp, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Installation]:
     """An installation whose clock stands at the `START` of the test's module."""
-    with closing(Installation(database_url, request.module.START, settings_for(tmp_path))) as made:
+    with installed(brought_up, request.module.START, settings_for(tmp_path)) as made:
         yield made
 
 
 @pytest.fixture
-def sites(postgres_server: EmbeddedPostgres, migrated_template: str, tmp_path: Path) -> Iterator[Sites]:
+def sites(brought_up: BroughtUp, tmp_path: Path) -> Iterator[Sites]:
     """Makes installations for imports, by name."""
-    with making_sites(postgres_server, migrated_template, tmp_path) as make:
+    with making_sites(brought_up, tmp_path) as make:
         yield make
 
 
@@ -37,9 +36,9 @@ def site(sites: Sites) -> Site:
 
 
 @pytest.fixture
-def other(database_url: str) -> Iterator[Database]:
-    """A second session."""
-    with session(database_url) as made:
+def other(installation: Installation) -> Iterator[Database]:
+    """A second session of the same installation."""
+    with session(installation.url) as made:
         yield made
 
 

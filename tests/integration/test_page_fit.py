@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from aggregator.storage.rollup_forms import write_rollups
 from aggregator.storage.rollup_matrix import Stored
 from aggregator.storage.rollup_rows import Changed, TierRows
 from tests.installation import Installation, settings_for
+from tests.templates import BroughtUp, installed
 
 NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
 ENDED = datetime(2026, 3, 1, 11, 58, tzinfo=UTC)
@@ -26,8 +26,8 @@ MOST_ROW_BYTES = 4_080
 
 
 @pytest.fixture
-def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
-    with closing(Installation(database_url, NOW, settings_for(tmp_path))) as made:
+def installation(brought_up: BroughtUp, tmp_path: Path) -> Iterator[Installation]:
+    with installed(brought_up, NOW, settings_for(tmp_path)) as made:
         yield made
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from aggregator.storage.engine import Connection, Database, transaction
 from aggregator.storage.partitions import SAMPLES
 from tests.installation import Installation, series_key, settings_for
 from tests.sessions import PATIENCE, session, wait_for_blocked
+from tests.templates import BroughtUp, installed
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FAR = datetime(2027, 1, 1, tzinfo=UTC)
@@ -26,8 +26,8 @@ ONE_DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
-    with closing(Installation(database_url, NOW, settings_for(tmp_path))) as made:
+def installation(brought_up: BroughtUp, tmp_path: Path) -> Iterator[Installation]:
+    with installed(brought_up, NOW, settings_for(tmp_path)) as made:
         yield made
 
 
@@ -74,18 +74,16 @@ def test_two_sessions_that_need_the_same_partition_at_once_both_go_on(installati
     assert existing_starts(installation)[-20:] == [FAR + ONE_DAY * days for days in range(20)]
 
 
-def test_a_session_that_waited_for_another_sees_what_that_one_has_made(
-    installation: Installation, database_url: str
-) -> None:
+def test_a_session_that_waited_for_another_sees_what_that_one_has_made(installation: Installation) -> None:
     def ensure(connection: Connection) -> int:
         return partitions.ensure(connection, SAMPLES, since=FAR, until=FAR + ONE_DAY)
 
-    with session(database_url) as other, ThreadPoolExecutor(1) as second:
+    with session(installation.url) as other, ThreadPoolExecutor(1) as second:
         with transaction(installation.database.engine) as connection:
             assert ensure(connection) == 1
             # Not through `Database.run`, which would retry what must not fail.
             waiting = second.submit(_in_transaction, other, ensure)
-            wait_for_blocked(database_url)
+            wait_for_blocked(installation.url)
         assert waiting.result(timeout=PATIENCE.total_seconds()) == 0
 
 

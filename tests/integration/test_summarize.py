@@ -20,6 +20,7 @@ from aggregator.stages.summarize import Publication, Summarize
 from aggregator.storage.engine import Connection
 from aggregator.storage.publish_summaries import publish_summaries
 from tests.installation import Installation, series_key, settings_for
+from tests.templates import BroughtUp, installed
 
 START = datetime(2026, 3, 1, 11, 50, tzinfo=UTC)
 
@@ -37,9 +38,15 @@ RATIO = Summary(
 
 
 @pytest.fixture
-def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
+def installation(brought_up: BroughtUp, tmp_path: Path) -> Iterator[Installation]:
     settings = settings_for(tmp_path).model_copy(update={"summaries": (BUSY, MEAN, RATIO)})
-    made = Installation(database_url, START, settings)
+    with installed(brought_up, START, settings) as made:
+        fill(made)
+        yield made
+
+
+def fill(made: Installation) -> None:
+    """Five minutes of three metrics of two targets."""
     for place, target in enumerate(made.targets(2)):
         for minute in range(5):
             at = START + timedelta(minutes=minute)
@@ -52,8 +59,6 @@ def installation(database_url: str, tmp_path: Path) -> Iterator[Installation]:
             made.collect(target, {milliseconds(at): values})
     made.now = START + timedelta(minutes=6)
     made.roll_up()
-    yield made
-    made.close()
 
 
 def summarize(installation: Installation, cache_url: str) -> Summarize:

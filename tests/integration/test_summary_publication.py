@@ -23,11 +23,12 @@ from aggregator.embedded.wheels import valkey_binary
 from aggregator.errors import ServerUnreachableError, SummaryNotReadyError, UnknownSummaryError
 from aggregator.stages.summarize import Publication
 from tests.summarized import COUNTED, DAILY, START, Site, stage_of, summarized
+from tests.templates import BroughtUp
 
 
 @pytest.fixture
-def site(database_url: str, cache_url: str, tmp_path: Path) -> Iterator[Site]:
-    with summarized(database_url, cache_url, tmp_path) as made:
+def site(brought_up: BroughtUp, cache_url: str, tmp_path: Path) -> Iterator[Site]:
+    with summarized(brought_up, cache_url, tmp_path) as made:
         yield made
 
 

@@ -16,13 +16,14 @@ from aggregator.stages.summarize import Summarize
 from aggregator.storage.summaries import Published, published_summaries
 from tests.sessions import session
 from tests.summarized import COUNTED, DAILY, Site, stage_of, summarized
+from tests.templates import BroughtUp
 
 READERS = 100
 
 
 @pytest.fixture
-def site(database_url: str, cache_url: str, tmp_path: Path) -> Iterator[Site]:
-    with summarized(database_url, cache_url, tmp_path) as made:
+def site(brought_up: BroughtUp, cache_url: str, tmp_path: Path) -> Iterator[Site]:
+    with summarized(brought_up, cache_url, tmp_path) as made:
         yield made
 
 
