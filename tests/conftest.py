@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -28,10 +29,13 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
-def environment_as_before() -> Iterator[None]:
-    """Variables that a test's own command has set (`--config` sets one) end with the test."""
-    before = dict(os.environ)
+def process_as_before() -> Iterator[None]:
+    """What a command that ran in this process has set ends with its test: variables (`--config`), where logs go."""
+    before, root = dict(os.environ), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
     for name in os.environ.keys() - before.keys():
         if name.startswith("AGGREGATOR_"):
             del os.environ[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from tests.acceptance.conftest import missing
 from tests.acceptance.faults import clock
-from tests.acceptance.faults.fault import LONG_VARIABLE, endure_all
+from tests.acceptance.faults.fault import IS_LONG, endure_all
 from tests.acceptance.faults.scene import Cast, Scene, scene
 from tests.acceptance.machines import ask, rows
 
@@ -39,7 +38,7 @@ def here(open_directory: Path, tmp_path: Path) -> Iterator[Scene]:
 
 
 def test_nothing_is_stored_by_a_clock_that_is_wrong_and_all_goes_on_when_it_is_right(here: Scene) -> None:
-    faults = clock.FAULTS if LONG_VARIABLE in os.environ else clock.FAULTS[::3]
+    faults = clock.FAULTS if IS_LONG else clock.FAULTS[::3]
     assert len(endure_all(here, faults)) == len(faults)
     assert ask(here.database_url, _OF_ANOTHER_TIME) == 0, rows(here.database_url, "SELECT * FROM aggregator.wakes")
     logs = "".join(running.log.read_text() for machine in here.machines for running in machine.started)

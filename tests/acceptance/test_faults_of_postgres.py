@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.faults import postgres
-from tests.acceptance.faults.fault import LONG_VARIABLE, endure, endure_all
+from tests.acceptance.faults.fault import IS_LONG, LONG_VARIABLE, endure, endure_all
 from tests.acceptance.faults.scene import Cast, Scene, scene
 from tests.acceptance.faults.servers import Redis
 from tests.acceptance.ledger_check import Outage
@@ -27,7 +26,6 @@ _SESSIONS = """
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend' GROUP BY 1
 """
 
-IS_LONG = LONG_VARIABLE in os.environ
 QUICK = (postgres.SERVER_KILLED, postgres.BACKEND_KILLED, postgres.TARGETS_LOCKED)
 
 

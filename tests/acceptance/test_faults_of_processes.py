@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.faults import processes
-from tests.acceptance.faults.fault import endure_all
+from tests.acceptance.faults.fault import IS_LONG, endure_all
 from tests.acceptance.faults.scene import Cast, Scene, scene
 from tests.acceptance.ledger_check import assert_no_slot_was_caught_up
 
@@ -25,7 +25,7 @@ def here(open_directory: Path, tmp_path: Path) -> Iterator[Scene]:
 
 
 def test_processes_that_are_killed_stopped_and_paused_lose_nothing(here: Scene) -> None:
-    endured = endure_all(here, processes.FAULTS)
-    assert len(endured) == len(processes.FAULTS)
+    faults = processes.FAULTS if IS_LONG else processes.QUICK
+    assert len(endure_all(here, faults)) == len(faults)
     here.check().assert_right(stray_share=BUSY)
     assert_no_slot_was_caught_up(here.database_url)

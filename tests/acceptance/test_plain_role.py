@@ -1,4 +1,4 @@
-"""A managed PostgreSQL: the role owns its database, or only schema `aggregator`, and may do nothing else."""
+"""A managed PostgreSQL: the role owns its database, or only schema `aggregator`; also behind a pooler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
+from tests.acceptance.conftest import Installed
 from tests.acceptance.machines import Machine, ask, machines, rows, wait_for
+from tests.acceptance.pgbouncer import SESSIONS, PgBouncer
 from tests.acceptance.whole import CONFIGURATION, assert_no_task_failed, use_everything
 
 pytestmark = pytest.mark.acceptance
@@ -24,6 +26,13 @@ PLAIN = f"""
 #: Has a salt of its own each time.
 VERIFIER = re.compile(r"SCRAM-SHA-256[^']+")
 FEWEST_COLLECTIONS = "SELECT count(*) >= 3 FROM aggregator.collections WHERE finished_at IS NOT NULL"
+#: What one transaction would leave to the next client of its session.
+LEFT = """
+    SELECT 'advisory lock' FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+    WHERE locktype = 'advisory' AND d.datname = current_database()
+    UNION ALL SELECT 'temporary table' FROM pg_class WHERE relpersistence = 't' AND relkind = 'r'
+"""
+OF_THE_ROLE = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = %s"
 
 
 def execute(url: str, *statements: str) -> None:
@@ -47,6 +56,14 @@ def plain_url(empty_database_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def pooler(plain_url: str, open_directory: Path, tmp_path: Path, installed: Installed) -> Iterator[PgBouncer]:
+    """Gives each transaction another session of that role."""
+    binary = installed("pgbouncer")
+    with PgBouncer(open_directory / f"pooler-{tmp_path.name}", binary=binary, database_url=plain_url) as made:
+        yield made
+
+
+@pytest.fixture
 def machine(plain_url: str, broker_url: str, cache_url: str, tmp_path: Path) -> Iterator[Machine]:
     urls = {
         "AGGREGATOR_DATABASE_URL": plain_url,
@@ -59,19 +76,24 @@ def machine(plain_url: str, broker_url: str, cache_url: str, tmp_path: Path) -> 
         yield made
 
 
-def test_everything_works_for_a_role_that_owns_its_database_and_nothing_else(
-    machine: Machine, empty_database_url: str
+def test_everything_works_for_a_role_that_owns_its_database_alone_each_transaction_in_another_session(
+    machine: Machine, pooler: PgBouncer, empty_database_url: str
 ) -> None:
+    """Nothing of the product needs another right, or lives longer than its transaction."""
+    machine.environment |= {"AGGREGATOR_DATABASE_URL": pooler.url, "AGGREGATOR_WORKER_CONCURRENCY": "4"}
     database = urlsplit(empty_database_url).path.lstrip("/")
     execute(empty_database_url, f"ALTER DATABASE {database} OWNER TO {ROLE}")
     try:
         use_everything(machine, empty_database_url)
+        assert rows(empty_database_url, OF_THE_ROLE, ROLE)[0][0] <= SESSIONS
         assert_no_task_failed(machine)
         owners = rows(empty_database_url, "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'aggregator'")
         assert owners == [(ROLE,)]
     finally:
         machine.stop()
+        left = rows(empty_database_url, LEFT)
         execute(empty_database_url, f"ALTER DATABASE {database} OWNER TO CURRENT_USER")
+    assert left == []
 
 
 def test_a_schema_that_somebody_else_made_for_the_role_is_enough(machine: Machine, empty_database_url: str) -> None:

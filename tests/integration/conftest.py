@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,13 +39,3 @@ def other(installation: Installation) -> Iterator[Database]:
     """A second session of the same installation."""
     with session(installation.url) as made:
         yield made
-
-
-@pytest.fixture
-def logging_as_before() -> Iterator[None]:
-    """A command that runs in this process sets up logging to a stream that ends with its test."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)

@@ -155,7 +155,7 @@ def test_a_clock_that_is_set_during_a_collection_stores_nothing(installation: In
         clock()
 
 
-@pytest.mark.usefixtures("logging_as_before", "contexts")
+@pytest.mark.usefixtures("contexts")
 def test_status_says_that_the_clock_is_wrong(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

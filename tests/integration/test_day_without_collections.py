@@ -37,7 +37,6 @@ def collect_days_one_and_three(installation: Installation) -> None:
     installation.roll_up()
 
 
-@pytest.mark.usefixtures("logging_as_before")
 def test_it_is_a_gap_in_the_rows_and_its_slots_are_missed_in_the_status(
     installation: Installation,
     tmp_path: Path,

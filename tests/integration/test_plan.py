@@ -290,7 +290,6 @@ def environment(filled: Installation, tmp_path: Path, monkeypatch: pytest.Monkey
     return file
 
 
-@pytest.mark.usefixtures("logging_as_before")
 def test_the_command_tells_people_and_programs_the_same(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--config", str(environment), "plan"]) == 0
     told = capsys.readouterr().out
@@ -304,7 +303,6 @@ def test_the_command_tells_people_and_programs_the_same(environment: Path, capsy
     assert document["cost"]["bytes"]["year"] > document["cost"]["bytes"]["month"] > 0
 
 
-@pytest.mark.usefixtures("logging_as_before")
 def test_a_configuration_that_is_refused_and_a_database_that_is_away_end_with_2_and_3(
     environment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,7 +316,6 @@ def test_a_configuration_that_is_refused_and_a_database_that_is_away_end_with_2_
     assert "PostgreSQL cannot be reached" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("logging_as_before")
 def test_check_counts_the_series_of_the_database_and_goes_without_one(
     environment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,7 +331,7 @@ def test_check_counts_the_series_of_the_database_and_goes_without_one(
     assert "PostgreSQL cannot be reached" in told
 
 
-@pytest.mark.usefixtures("logging_as_before", "environment")
+@pytest.mark.usefixtures("environment")
 def test_status_shows_what_is_stored(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     assert run(["status"]) == 1

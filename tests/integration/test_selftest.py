@@ -40,7 +40,6 @@ kind = "selftest"
 """
 
 
-@pytest.mark.usefixtures("logging_as_before")
 def test_a_configured_source_is_collected_and_verified_by_command_and_by_task(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -299,17 +298,6 @@ def test_a_spent_budget_is_said(filled: Installation) -> None:
     assert "not all was looked at" in report.summary()
 
 
-@pytest.fixture
-def logging_as_before() -> Iterator[None]:
-    """A command sets up logging to a stream that ends with the test."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
-
-
-@pytest.mark.usefixtures("logging_as_before")
 def test_the_command_lists_what_differs_and_ends_with_one(
     filled: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,8 @@ FULL = Fault(
     _give_back,
     lasts=timedelta(seconds=4),
 )
+#: `test_soak` has FLUSHED.
+QUICK = (RESTARTED_EMPTY, FULL)
 FAULTS = (RESTARTED, RESTARTED_EMPTY, FLUSHED, FULL)
 
 RABBIT_RESTARTED = Fault("RabbitMQ stopped and started", "reconnect; old wakes are expired", _stop, _start, lasts=_AWAY)

@@ -25,9 +25,12 @@ HALF_OPEN = timedelta(seconds=60)
 _CATCHING_UP = timedelta(seconds=15)
 
 
+IS_LONG = os.environ.get(LONG_VARIABLE) == "1"
+
+
 def lasting(quick_seconds: float, long_seconds: float) -> timedelta:
     """How long a fault lasts: the environment asks for the long variant (AGGREGATOR_TEST_LONG_FAULTS=1)."""
-    return timedelta(seconds=long_seconds if os.environ.get(LONG_VARIABLE) == "1" else quick_seconds)
+    return timedelta(seconds=long_seconds if IS_LONG else quick_seconds)
 
 
 def nothing(_: Scene) -> None:

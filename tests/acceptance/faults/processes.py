@@ -116,6 +116,8 @@ BEAT_PAUSED = Fault(
     lambda scene: _signal(scene.beats, signal.SIGCONT),
     lasts=PAUSE,
 )
+#: One of each kind; `make soak` and the long variant have them all.
+QUICK = (CHILDREN_KILLED, PARENT_KILLED, ALL_KILLED, WORKER_TERMINATED, BEAT_PAUSED)
 FAULTS = (
     CHILDREN_KILLED,
     WORKER_KILLED,
