@@ -24,7 +24,7 @@ from tests.acceptance.canary import (
     tables_of,
 )
 from tests.acceptance.conftest import Installed, missing
-from tests.acceptance.machines import BEAT, WORKER, Machine, machines, rows, wait_for
+from tests.acceptance.machines import BEAT, WORKER, Machine, Running, machines, rows, wait_for
 from tests.acceptance.secure_servers import (
     Site,
     make_database,
@@ -124,23 +124,35 @@ BEGINNINGS = (
 )
 
 
-@pytest.mark.parametrize(("process", "setting", "how"), BEGINNINGS[: examples(5)])
-def test_a_process_that_begins_with_what_does_not_work(scene: Scene, process: str, setting: str, how: str) -> None:
+def begin(scene: Scene, process: str, setting: str, how: str) -> Running:
+    """Start a process beside the others, with a URL that fails; what `web` shows is looked at."""
     words = {"worker": (*WORKER, "--loglevel", "debug"), "beat": BEAT, "web": ("aggregator", "web")}[process]
-    environment = dict(scene.machine.environment)
-    port = free_port()
-    own = {"AGGREGATOR_WEB_LISTEN": f"127.0.0.1:{port}", "AGGREGATOR_EXPORTER_LISTEN": "127.0.0.1:0"}
-    scene.machine.environment |= scene.write(**changed(scene, setting, how)) | own | {"AGGREGATOR_NODE": "other"}
+    port, environment = free_port(), dict(scene.machine.environment)
+    scene.machine.environment |= scene.write(**changed(scene, setting, how)) | {
+        "AGGREGATOR_WEB_LISTEN": f"127.0.0.1:{port}",
+        "AGGREGATOR_EXPORTER_LISTEN": "127.0.0.1:0",
+        "AGGREGATOR_NODE": f"{process}-{setting}-{how}".replace(" ", "-"),
+    }
     try:
         running = scene.machine.start(*words)
-        if process == "web":
-            running.says("web_started")
-            assert leaks("".join(scene.fetch(path, port) for path in PAGES)) == []
-        wait_until(lambda: running.process.poll() is not None or running.log.read_text().count("\n") > LINES, SHORT)
-        running.stop()
     finally:
         scene.machine.environment = environment
-    assert leaks(running.log.read_text()) == []
+    if process == "web":
+        running.says("web_started")
+        assert leaks("".join(scene.fetch(path, port) for path in PAGES)) == []
+    return running
+
+
+def test_processes_that_begin_with_what_does_not_work(scene: Scene) -> None:
+    begun = {words: begin(scene, *words) for words in BEGINNINGS[: examples(5)]}
+
+    def have_said_enough() -> bool:
+        return all(one.process.poll() is not None or one.log.read_text().count("\n") > LINES for one in begun.values())
+
+    wait_until(have_said_enough, SHORT)
+    for one in begun.values():
+        one.stop()
+    assert {words: found for words, one in begun.items() if (found := leaks(one.log.read_text()))} == {}
 
 
 MALFORMED = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from aggregator.storage.bootstrap import bring_up
 from tests.acceptance.conftest import Installed, missing
 from tests.acceptance.machines import BEAT, WORKER, Machine, machines, wait_for
 from tests.acceptance.rabbitmq import rabbitmq_binary
@@ -19,6 +21,7 @@ from tests.acceptance.secure_servers import (
     secure_postgres,
     secure_redis,
 )
+from tests.installation import settings_for
 from tests.tls_server import Certificates
 
 pytestmark = pytest.mark.acceptance
@@ -80,7 +83,9 @@ def servers(open_directory: Path) -> Iterator[Servers]:
         secure_redis(folder / "redis", site, password=PASSWORD, binary=Installed()("redis-server")) as redis,
         SecureRabbitMQ(folder / "rabbitmq", site, password=BROKER_PASSWORD, binary=binary) as rabbitmq,
     ):
-        yield Servers(site, database, redis, rabbitmq.url)
+        made = Servers(site, database, redis, rabbitmq.url)
+        bring_up(made.database_url(site.ours.ca), settings_for(folder), now=datetime.now(UTC))
+        yield made
 
 
 def machine_of(folder: Path, urls: dict[str, str]) -> Machine:
@@ -120,9 +125,8 @@ def test_a_database_of_another_authority_is_refused(servers: Servers, tmp_path: 
 def test_a_broker_of_another_authority_is_refused(servers: Servers, broker: str, tmp_path: Path) -> None:
     machine = machine_of(tmp_path, servers.urls(broker, broker=servers.site.strangers))
     with machines(machine):
-        machine.run("aggregator", "db", "migrate")
-        machine.start(*WORKER).says(*REFUSED)
-        machine.start(*BEAT).says(*REFUSED)
+        for running in (machine.start(*WORKER), machine.start(*BEAT)):
+            running.says(*REFUSED)
         assert "the broker cannot be reached" in machine.run("aggregator", "status", exit_code=1).stdout
 
 
@@ -132,7 +136,6 @@ def test_a_broker_of_another_name_is_refused(servers: Servers, broker: str, tmp_
     urls["AGGREGATOR_BROKER_URL"] = urls["AGGREGATOR_BROKER_URL"].replace("@localhost", "@127.0.0.1")
     machine = machine_of(tmp_path, urls)
     with machines(machine):
-        machine.run("aggregator", "db", "migrate")
         machine.start(*WORKER).says(*REFUSED)
 
 
@@ -141,11 +144,9 @@ def test_without_an_authority_the_systems_are_asked_and_not_nobody(servers: Serv
     urls["AGGREGATOR_BROKER_URL"] = urls["AGGREGATOR_BROKER_URL"].partition("?")[0]
     machine = machine_of(tmp_path, urls)
     with machines(machine):
-        machine.run("aggregator", "db", "migrate")
         machine.start(*WORKER).says(*REFUSED)
 
 
 def test_a_cache_of_another_authority_is_refused(servers: Servers, tmp_path: Path) -> None:
     machine = machine_of(tmp_path, servers.urls("redis", cache=servers.site.strangers))
-    machine.run("aggregator", "db", "migrate")
     assert "the cache cannot be reached" in machine.run("aggregator", "status", exit_code=1).stdout
