@@ -29,6 +29,7 @@ from aggregator.logs import configure_logging
 from aggregator.tasks import progress
 from aggregator.tasks.app import app
 from aggregator.tasks.banners import is_seen
+from aggregator.tasks.inherited import close_inherited_sockets
 
 log = structlog.get_logger(__name__)
 
@@ -105,6 +106,7 @@ def _begin_child(**_: Any) -> None:  # noqa: ANN401 - as above
 
     Quick, and without a connection: it must not keep the pool waiting.
     """
+    close_inherited_sockets()
     import_module("aggregator.tasks.context").forget_context()
     settings = load_settings()
     telemetry.install(metrics_directory(settings), _child_index)
