@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -177,6 +177,16 @@ def children(process: subprocess.Popen[bytes]) -> list[int]:
     """The process ids of a worker's children that run tasks, not that of its exporter."""
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(pid) for pid in listed if b"exporter" not in _command_line(pid)]
+
+
+def sockets(process_id: int) -> set[str]:
+    """The sockets of a process, by what the kernel numbers them; none where it has ended."""
+    found = set()
+    with suppress(FileNotFoundError):
+        for descriptor in Path(f"/proc/{process_id}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                found.add(str(descriptor.readlink()))
+    return {one for one in found if one.startswith("socket:")}
 
 
 def _command_line(pid: str) -> bytes:

@@ -14,12 +14,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from aggregator.embedded.process import wait_until
-from tests.acceptance.machines import BEAT, PATIENCE, Machine, Running, ask, children, machines, rows, wait_for
+from tests.acceptance.machines import BEAT, PATIENCE, Machine, Running, ask, children, machines, rows, sockets, wait_for
 
 pytestmark = pytest.mark.acceptance
 
 #: What a supervisor gives the worker, as in deploy/systemd.
 GRACE = timedelta(seconds=30)
+#: What a child does before anything else; as long as a busy machine may take to let it.
+AT_ONCE = timedelta(seconds=5)
 CONFIGURATION = """
 worker_concurrency = 2
 
@@ -111,6 +113,11 @@ def metric(machine: Machine, name: str, **labels: str) -> float:
     )
 
 
+def shared_sockets(worker: Running) -> set[str]:
+    """Those that children have in common with the worker that they were forked from."""
+    return sockets(worker.process.pid) & set().union(*map(sockets, children(worker.process)))
+
+
 def ends_within(running: Running, patience: timedelta) -> float:
     """Seconds until a process has ended."""
     started = time.monotonic()
@@ -145,6 +152,9 @@ def test_the_hard_limit_kills_the_child_and_counts_the_job(machine: Machine, dat
         return len(now) == len(before) and len(set(before) - set(now)) == 1
 
     assert wait_until(is_replaced, PATIENCE), (before, children(worker.process))
+    # Its successor was forked from a worker with connections, and has no task yet for which it would make its own.
+    assert len(sockets(worker.process.pid)) > 1
+    assert wait_until(lambda: not shared_sockets(worker), AT_ONCE), shared_sockets(worker)
     assert wait_until(lambda: metric(machine, "task_runs_total", task="verify", outcome="lost") == 1, PATIENCE)
 
 
