@@ -10,7 +10,7 @@ import psycopg2
 
 from aggregator.embedded.postgres import EmbeddedPostgres
 
-FIRST_WITH_STRATEGIES = 150_000
+_FIRST_WITH_STRATEGIES = 150_000
 
 # Sessions of our own role only. `DROP DATABASE ... WITH (FORCE)` also ends others, and is refused outright while an
 # autovacuum worker, which is the superuser's, looks at the database; without it that worker is asked to leave.
@@ -29,7 +29,7 @@ def create_database(server: EmbeddedPostgres, name: str, *, template: str = "tem
     """Make a database; gives its URL."""
     with _administration(server) as connection, connection.cursor() as cursor:
         # Since 15 every page is logged unless one says otherwise, which takes three times as long.
-        strategy = " STRATEGY file_copy" if connection.server_version >= FIRST_WITH_STRATEGIES else ""
+        strategy = " STRATEGY file_copy" if connection.server_version >= _FIRST_WITH_STRATEGIES else ""
         cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template}{strategy}")
     return database_of(server, name)
 
