@@ -21,9 +21,10 @@ PATIENCE_VARIABLE = "AGGREGATOR_TEST_PATIENCE"
 LONG_VARIABLE = "AGGREGATOR_TEST_LONG_FAULTS"
 RESTART = timedelta(seconds=10)
 HALF_OPEN = timedelta(seconds=60)
+#: The longest that a fault may take until it is felt.
+SHOWN_WITHIN = timedelta(minutes=2)
 #: For so long after recovery a shard may still miss slots: its first one is claimed a while after the others'.
 _CATCHING_UP = timedelta(seconds=15)
-
 
 IS_LONG = os.environ.get(LONG_VARIABLE) == "1"
 
@@ -37,12 +38,17 @@ def nothing(_: Scene) -> None:
     """There is nothing to be done."""
 
 
+def at_once(_: Scene) -> bool:
+    """A fault that is there as soon as it is injected."""
+    return True
+
+
 @dataclass(frozen=True)
 class Fault:
     """What is done to a scene, and what is expected of it.
 
-    `inject` begins it; after `lasts` `heal` ends it. From then on the next collection is awaited: `limit` is promised.
-    `is_restorable`: it can be mixed with others, again and again.
+    `inject` begins it; once `shows` is true of the scene and after `lasts` more, `heal` ends it. From then on the next
+    collection is awaited: `limit` is promised. `is_restorable`: it can be mixed with others, again and again.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Fault:
     lasts: timedelta = timedelta(seconds=2)
     limit: timedelta = RESTART
     is_restorable: bool = True
+    shows: Callable[[Scene], bool] = at_once
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ def endure(scene: Scene, fault: Fault) -> Endured:
     wanted = scene.shards()
     began = datetime.now(UTC)
     fault.inject(scene)
+    assert scene.wait(lambda: fault.shows(scene), SHOWN_WITHIN), f"{fault.name}: nobody has felt it"
     scene.live(fault.lasts)
     fault.heal(scene)
     ended = datetime.now(UTC)
