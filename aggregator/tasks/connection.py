@@ -1,4 +1,4 @@
-"""How a connection to the broker is made anew: within seconds, however long the broker was away."""
+"""How a connection to the broker is given up and made anew: within seconds, however long the broker was away."""
 
 from __future__ import annotations
 
@@ -14,7 +14,22 @@ LONGEST_PAUSE_SECONDS = 2.0
 
 
 class PatientConnection(Connection):
-    """Kombu's connection with short pauses between the tries to connect; `clone` keeps the class."""
+    """Kombu's connection with short pauses between the tries to connect; `clone` keeps the class.
+
+    A channel that could not be closed for want of a broker gives nothing back when it is closed again.
+    """
+
+    def maybe_close_channel(self, channel: Any) -> None:  # noqa: ANN401 - kombu is untyped
+        """Close a channel; errors of the connection and of the channel are no errors here.
+
+        A worker closes a lost connection twice. With Redis the first time may fail before the messages that nobody has
+        acknowledged are put back; the second time there is no transport to do it through, which kombu does not expect:
+        an AttributeError that ended the worker (docs/pitfalls.md#lost-redis). They come back by themselves.
+        """
+        try:
+            channel.close()
+        except self.connection_errors + self.channel_errors:
+            channel.do_restore = False
 
     def _ensure_connection(
         self,
