@@ -22,6 +22,8 @@ CANCELLED_TOLERANCE = 1e-20
 #: Of the squared deviations' own size.
 M2_TOLERANCE = 1e-9
 _EPSILON = float(np.finfo(np.float64).eps)
+#: For each sample: squares of deviations below 1e-154 are rounded to a whole number of the least values there are.
+_LEAST_SQUARE = 4 * float(np.finfo(np.float64).smallest_subnormal)
 
 
 def differences(
@@ -61,7 +63,8 @@ def _tolerance(name: str, recomputed: Statistics) -> Floats:
         value = value * SUM_TOLERANCE + recomputed.count * largest * CANCELLED_TOLERANCE
     elif name == "m2":
         # The mean is rounded to a unit in the last place of the values, and each deviation is taken from it.
-        value = value * M2_TOLERANCE + 4 * recomputed.count * (_EPSILON * largest) ** 2
+        rounded = 4 * (_EPSILON * largest) ** 2 + _LEAST_SQUARE
+        value = value * M2_TOLERANCE + recomputed.count * rounded
     else:
         value = value * SUM_TOLERANCE
     return np.where(np.isfinite(value), value, np.nan)
@@ -82,7 +85,7 @@ def contradictions(stored: Statistics, *, is_counter: Chosen) -> Iterator[tuple[
         yield "max", gauge & (stored.max < np.fmax(stored.first, stored.last)), "at least first and last"
         low, high = stored.count * stored.min - slack, stored.count * stored.max + slack
         yield "sum", gauge & ((stored.sum < low) | (stored.sum > high)), "between count times min and max"
-        most = stored.count * spread**2 / 4 * (1 + M2_TOLERANCE) + slack * slack
+        most = stored.count * spread**2 / 4 * (1 + M2_TOLERANCE) + slack * slack + stored.count * _LEAST_SQUARE
         yield "m2", gauge & ((stored.m2 < 0) | (stored.m2 > most)), "from 0 to a quarter of the squared range a sample"
         # A counter that falls below 0 is none, but may have been sampled: its increase can be negative.
         yield "covered", counter & ~(stored.covered >= 0), "not below 0"
