@@ -10,6 +10,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ CONTEXT.set_forkserver_preload(["tests.lives"])
 APPLICATION = "killed"
 #: Short, so that a worker looks often whether it is to stop.
 BUDGET = timedelta(milliseconds=200)
+#: Between two looks for work, which leaves the processor to those who have some.
+PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def roll_up(job: Job, dies_at: int | None) -> None:
         rollup = Rollup(database, f"rollup-{job.number}")
         while not job.stop.exists() and _is_wanted():
             insist(lambda: rollup.run(lambda: job.now, budget=BUDGET))
+            time.sleep(PAUSE_SECONDS)
 
 
 def seal(job: Job, dies_at: int | None) -> None:
@@ -80,6 +84,7 @@ def seal(job: Job, dies_at: int | None) -> None:
     with _connected(job, dies_at) as database:
         while not job.stop.exists() and _is_wanted():
             insist(lambda: seal_everything(database, now=job.now))
+            time.sleep(PAUSE_SECONDS)
 
 
 def insist(work: Callable[[], object]) -> None:
