@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.embedded.valkey import EmbeddedValkey
@@ -23,6 +24,10 @@ from tests.templates import BroughtUp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# How long an example takes says more about the machine, and what else it does, than about the code.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 _TEMPLATE = "migrated_template"
 _numbers = itertools.count(1)

@@ -38,7 +38,6 @@ from tests.installation import Installation
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PROFILE = settings(
     max_examples=examples(3),
-    deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # an example takes seconds
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

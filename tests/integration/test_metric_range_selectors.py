@@ -103,7 +103,7 @@ def in_sql(session: Session, text: str) -> object:
         return str(error.diag.message_primary)
 
 
-@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(text=st.one_of(SELECTORS, SCRAPS, SELECTORS.map(lambda whole: whole[:-1])))
 @example(text="")
 @example(text="{}")
@@ -127,7 +127,7 @@ SERIES = [
 ]
 
 
-@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(text=SELECTORS)
 def test_the_same_series_match(session: Session, text: str) -> None:
     try:

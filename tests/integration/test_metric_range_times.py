@@ -54,7 +54,7 @@ LADDERS = st.one_of(
 INSTANTS = st.datetimes(datetime(1975, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - given by `timezones`
 
 
-@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(ladder=LADDERS, buckets=st.integers(1, 40), instant=INSTANTS)
 def test_so_many_buckets_begin_and_end_where_one_of_that_length_does(
     session: Session, ladder: Ladder, buckets: int, instant: datetime

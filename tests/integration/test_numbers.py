@@ -107,7 +107,6 @@ def losing_workers(losing: LosingProxy) -> Iterator[Workers]:
 def profile(most_examples: int) -> settings:
     return settings(
         max_examples=examples(most_examples),
-        deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
 

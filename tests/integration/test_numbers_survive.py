@@ -114,7 +114,6 @@ def all_go_on(workers: list[Worker], *, needed: list[Worker]) -> bool:
 
 @settings(
     max_examples=examples(8),
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

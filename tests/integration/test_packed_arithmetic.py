@@ -62,7 +62,7 @@ def in_sql(cursor: Cursor, part: Part, series: int, *, buckets: int) -> Floats:
 @given(values=DATA)
 @example(values=np.array([[0.1 + 0.2, 0.3, 0.7 + 0.1 + 0.1, 0.25]]))
 @example(values=np.array([[4096.0 * 3, 4096.0 * 70_000, 0.0]]))
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 def test_sql_gives_back_every_bit(cursor: Cursor, values: Floats) -> None:
     for part in pack(values, np.ones(values.shape, dtype=np.bool_)).parts:
         for series, line in enumerate(part.lines):

@@ -43,7 +43,6 @@ def database(database_url: str, tmp_path: Path) -> Iterator[Database]:
 
 @settings(
     max_examples=examples(3),
-    deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -131,7 +131,6 @@ def counted(connection: Connection, table: str) -> int:
 KINDS = st.lists(st.booleans(), min_size=BLOCKS, max_size=BLOCKS)
 PROFILE = settings(
     max_examples=examples(8),
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

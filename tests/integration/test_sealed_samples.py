@@ -130,7 +130,6 @@ def counted(connection: Connection, table: str) -> int:
 
 PROFILE = settings(
     max_examples=examples(3),
-    deadline=None,
     phases=[Phase.explicit, Phase.generate],  # no smaller seed is a smaller script
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

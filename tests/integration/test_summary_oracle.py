@@ -179,7 +179,7 @@ def asked(past: Installation, question: Question) -> Computed:
     )
 
 
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(question=questions())
 def test_any_summary_is_what_its_samples_say(past: Installation, question: Question) -> None:
     computed = asked(past, question)

@@ -34,7 +34,7 @@ def tiers() -> st.SearchStrategy[Tier]:
     return st.one_of(local, st.builds(tier, st.sampled_from(STEPS)))
 
 
-@settings(max_examples=examples(15), deadline=None)  # each walks through eighty years
+@settings(max_examples=examples(15))  # each walks through eighty years
 @given(tiers(), tiers())
 def test_a_tier_divides_another_if_every_bucket_of_that_one_begins_with_one_of_its_own(
     finer: Tier, coarser: Tier

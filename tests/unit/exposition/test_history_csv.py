@@ -96,7 +96,7 @@ texts = st.text(st.characters(exclude_characters="\0\r\n", exclude_categories=["
 records = st.tuples(texts, texts, st.sampled_from(["1", "2.5", "2026-01-31T12:00:00Z"]), st.floats(allow_nan=False))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(records, max_size=12), st.permutations(["metric", "labels", "zone", "time", "value"]))
 def test_what_a_csv_library_writes_is_read_back(rows: list[tuple[str, str, str, float]], columns: list[str]) -> None:
     out = io.StringIO()

@@ -125,7 +125,7 @@ def strict_rows(lines: list[bytes]) -> tuple[list[Row], list[int]]:
     return rows, damaged
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.one_of(line.map(lambda one: [one]), runs), max_size=20), st.integers(0, 60))
 def test_the_fast_path_reads_what_the_strict_one_reads(stretches: list[list[bytes]], split: int) -> None:
     lines = [text for stretch in stretches for text in stretch]

@@ -143,7 +143,7 @@ def mutations(draw: st.DrawFn, body: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data(), which=st.sampled_from(BODIES))
 def test_a_warm_parser_and_a_fresh_one_never_differ(data: st.DataObject, which: tuple[bytes, str]) -> None:
     body, content_type = which
@@ -154,7 +154,7 @@ def test_a_warm_parser_and_a_fresh_one_never_differ(data: st.DataObject, which: 
         assert verdict(warm, mutated, content_type) == verdict(TargetParser(Limits()), mutated, content_type)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(body=st.binary(max_size=60) | st.text(alphabet='ab{}",=\\# 1eE.+-\nN_T\tEOF', max_size=60).map(str.encode))
 def test_no_body_raises_anything_but_a_refusal(body: bytes) -> None:
     verdict(TargetParser(Limits()), body + b"\n", TEXT)
@@ -174,7 +174,7 @@ def line(metric: str, labels: dict[str, str], value: float) -> str:
     return f"{metric}{{{','.join(pairs)}}} {value!r}"
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(samples=st.lists(st.tuples(st.from_regex(r"m[a-z0-9_:]{0,9}", fullmatch=True), LABELS, NUMBERS), max_size=6))
 def test_what_is_written_is_read_back_and_the_stock_parser_agrees(
     samples: list[tuple[str, dict[str, str], float]],

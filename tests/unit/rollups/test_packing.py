@@ -36,13 +36,13 @@ def only_part(values: list[float]) -> Part:
 
 
 @given(DATA)
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(150))
 def test_every_value_comes_back_with_its_bits(values: Floats) -> None:
     assert have_equal_bits(values, unpack(whole(values)))
 
 
 @given(DATA, st.data())
-@settings(max_examples=examples(50), deadline=None)
+@settings(max_examples=examples(50))
 def test_what_is_not_given_changes_nothing_of_what_is(values: Floats, data: st.DataObject) -> None:
     given_ = data.draw(st_numpy.arrays(np.bool_, values.shape))
     back = unpack(pack(values, given_))
@@ -50,14 +50,14 @@ def test_what_is_not_given_changes_nothing_of_what_is(values: Floats, data: st.D
 
 
 @given(DATA)
-@settings(max_examples=examples(50), deadline=None)
+@settings(max_examples=examples(50))
 def test_a_series_takes_no_more_than_its_doubles_but_for_its_scalars(values: Floats) -> None:
     plain = ARRAY_HEADER + values[0].nbytes
     assert all(bytes_of(part) <= plain + SCALARS + BYTEA_HEADER for part in whole(values).parts)
 
 
 @given(DATA)
-@settings(max_examples=examples(50), deadline=None)
+@settings(max_examples=examples(50))
 def test_every_series_is_in_one_part_of_its_shape(values: Floats) -> None:
     parts = whole(values).parts
     assert sorted(line for part in parts for line in part.lines) == list(range(len(values)))
@@ -65,7 +65,7 @@ def test_every_series_is_in_one_part_of_its_shape(values: Floats) -> None:
 
 
 @given(DATA)
-@settings(max_examples=examples(50), deadline=None)
+@settings(max_examples=examples(50))
 def test_scalars_are_exact_in_the_columns_that_hold_them(values: Floats) -> None:
     for part in whole(values).parts:
         assert part.elements.dtype == DTYPES.get(part.form, np.float64)

@@ -24,7 +24,7 @@ def there_and_back(values: Floats, statistic: str) -> Floats:
 
 
 @given(values=DATA)
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 def test_every_bit_comes_back(values: Floats) -> None:
     assert have_equal_bits(values, there_and_back(values, "sum"))
 
