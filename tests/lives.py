@@ -67,7 +67,14 @@ def collect(job: Job, dies_at: int | None) -> None:
         known = int(job.stored.read_text()) if job.stored.exists() else 0
         for count, arrival in enumerate(arrivals[known:], start=known + 1):
             insist(lambda arrival=arrival: job.scene.store(arrival, store, now=job.now))
-            job.stored.write_text(str(count))
+            remember(job.stored, str(count))
+
+
+def remember(file: Path, content: str) -> None:
+    """Replace a file as a whole: whoever is killed over it leaves what was there before."""
+    new = file.with_suffix(".new")
+    new.write_text(content)
+    new.replace(file)
 
 
 def roll_up(job: Job, dies_at: int | None) -> None:
