@@ -15,6 +15,8 @@ from aggregator import __version__
 from aggregator.collectors.protocol import Target
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.rollups.buckets import milliseconds
+from aggregator.serving import status
+from aggregator.serving.doctor import postgres
 from aggregator.storage import claims, registry, tables
 from aggregator.storage.engine import Database
 from tests.databases import create_database, drop_database
@@ -29,11 +31,6 @@ if TYPE_CHECKING:
 GIGABYTE = 1e9
 #: How old a filled database may be: a tier is stale after a few minutes.
 FRESH = timedelta(seconds=30)
-
-
-@pytest.fixture
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,30 @@ def templates(
     return Templates(postgres_server, migrated_template, settings_for(tmp_path_factory.mktemp("filled")))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def time_may_pass() -> Iterator[None]:
+    """Nothing grows stale, and no clock is wrong, because a test takes its time on a busy machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(status, "SOURCE_PATIENCE", timedelta(minutes=10))
+        patch.setattr(postgres, "CLOCK_TOLERANCE", timedelta(seconds=20))
+        yield
+
+
 @pytest.fixture
-def installation(templates: Templates, postgres_server: EmbeddedPostgres, now: datetime) -> Iterator[Past]:
+def filled(templates: Templates) -> tuple[str, int]:
+    """The template of this test's database, and the id of its source."""
+    return templates.fresh()
+
+
+@pytest.fixture
+def now(filled: tuple[str, int]) -> datetime:  # noqa: ARG001 - what takes a while comes before the present
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def installation(filled: tuple[str, int], postgres_server: EmbeddedPostgres, now: datetime) -> Iterator[Past]:
     """Samples of six minutes, with a beat, a worker and a collection that ended well a moment ago; to be changed."""
-    with copied(templates.fresh(), postgres_server, now) as past:
+    with copied(filled, postgres_server, now) as past:
         yield past
 
 

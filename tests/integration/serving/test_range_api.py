@@ -11,7 +11,7 @@ import pytest
 
 from aggregator.serving import range_api
 from aggregator.serving.observer import Addresses
-from tests.integration.serving.test_web import Site, closed_port, serving
+from tests.integration.serving.test_web import CLOSED_PORT, Site, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +89,7 @@ def test_an_answer_with_too_many_rows_is_refused(site: Site, monkeypatch: pytest
 
 
 def test_without_the_database_it_says_so() -> None:
-    with serving(Addresses(f"postgresql://u:hidden@127.0.0.1:{closed_port()}/d")) as site:
+    with serving(Addresses(f"postgresql://u:hidden@127.0.0.1:{CLOSED_PORT}/d")) as site:
         status, body = asked(site, selector="temperature")
     assert status == 503
     assert "AGGREGATOR_DATABASE_URL" in body["error"]

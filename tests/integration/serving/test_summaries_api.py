@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from aggregator.client.keys import names_key, summary_key, wanted_key
 from aggregator.serving.observer import Addresses
-from tests.integration.serving.test_web import Site, closed_port, serving
+from tests.integration.serving.test_web import CLOSED_PORT, Site, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +112,7 @@ def test_without_the_database_summaries_come_from_redis(cache_url: str, now: dat
     with redis.Redis.from_url(cache_url) as cache:
         cache.set(summary_key("aggregator", "slowest-sources"), json.dumps(document))
         cache.sadd(names_key("aggregator"), "slowest-sources", "cold")
-    with serving(Addresses(f"postgresql://u@127.0.0.1:{closed_port()}/d", cache_url=cache_url)) as site:
+    with serving(Addresses(f"postgresql://u@127.0.0.1:{CLOSED_PORT}/d", cache_url=cache_url)) as site:
         assert site.json(PATH)["value"] == [{"a": 1}]
         assert site.get("/api/v1/summaries/cold")[0] == 503
         assert site.get("/api/v1/summaries/none")[0] == 404
