@@ -23,6 +23,7 @@ from aggregator.collectors.protocol import Collected, Target
 from aggregator.config.source_model import CommandSource, HostSource
 from aggregator.embedded.process import wait_until
 from aggregator.exposition.series import Kind
+from tests.processes import has_ended
 
 TARGET = Target(7, "web1", (("instance", "web1"), ("job", "var-log")))
 DEADLINE_SECONDS = 60.0
@@ -49,16 +50,8 @@ def values(collected: Collected) -> dict[str, float]:
     return {key.metric: value for key, value in zip(batch.keys, batch.values, strict=True)}
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process is there and is more than a zombie that its new parent has not reaped yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def has_ended(pid: int) -> bool:
-    return wait_until(lambda: not is_running(pid), timedelta(seconds=DEADLINE_SECONDS))
+def ends(pid: int) -> bool:
+    return wait_until(lambda: has_ended(pid), timedelta(seconds=DEADLINE_SECONDS))
 
 
 def children() -> set[str]:
@@ -209,7 +202,7 @@ def test_a_command_that_ignores_term_gets_kill_after_the_grace() -> None:
     assert (collected.reason, values(collected)["command_exit_code"]) == ("timeout", -signal.SIGKILL)
     grace_seconds = command_process.GRACE.total_seconds()
     assert 0.3 + grace_seconds <= collected.duration_seconds < TIMEOUT_SECONDS
-    assert has_ended(int(collected.output or ""))
+    assert ends(int(collected.output or ""))
 
 
 def test_a_command_that_closes_its_pipes_is_still_timed() -> None:
@@ -221,7 +214,7 @@ def test_a_grandchild_that_holds_the_pipe_is_killed_and_holds_up_nothing() -> No
     collected = collect(shell("sleep 60 & echo child $!", parse="key_value"))
     assert collected.error is None
     assert collected.duration_seconds < TIMEOUT_SECONDS
-    assert has_ended(int(values(collected)["child"]))
+    assert ends(int(values(collected)["child"]))
 
 
 def test_a_grandchild_in_a_session_of_its_own_holds_up_nothing() -> None:
@@ -243,7 +236,7 @@ def test_a_grandchild_in_a_session_of_its_own_holds_up_nothing() -> None:
 def test_the_whole_group_of_a_command_past_its_deadline_is_gone() -> None:
     collected = collect(shell("sh -c 'trap \"\" TERM; echo $$; sleep 60' & wait", timeout="300ms"))
     assert collected.reason == "timeout"
-    assert has_ended(int(collected.output or ""))
+    assert ends(int(collected.output or ""))
 
 
 def test_a_source_of_another_kind_is_a_mistake_of_the_caller() -> None:
@@ -340,7 +333,7 @@ def test_nothing_is_left_when_the_collection_is_interrupted(tmp_path: Path) -> N
     finally:
         interrupting.join()
         signal.signal(signal.SIGALRM, previous)
-    assert has_ended(int(pid_file.read_text()))
+    assert ends(int(pid_file.read_text()))
 
 
 @dataclass(frozen=True)
