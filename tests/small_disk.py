@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+#: Below it is every small disk, also those of tests that run beside this one.
+MOUNT_POINTS = "^/tmp/aggregator-test-"
+
 
 @contextmanager
 def small_disk(place: Path, *, megabytes: int = 256) -> Iterator[Path]:

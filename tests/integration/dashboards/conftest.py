@@ -14,10 +14,11 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
+from aggregator.embedded.ports import free_port
 from aggregator.embedded.postgres import EmbeddedPostgres
 from tests.dashboards.files import Query
 from tests.dashboards.stock import SPAN, stocked
-from tests.integration.test_prometheus_servers import free_port, get_when_ready, running
+from tests.integration.test_prometheus_servers import get_when_ready, running
 
 EXPORTER = "prometheus-node-exporter"
 
