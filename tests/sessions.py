@@ -11,7 +11,7 @@ from sqlalchemy import text
 from aggregator.embedded.process import wait_until
 from aggregator.storage.engine import Database
 
-PATIENCE = timedelta(seconds=20)
+PATIENCE = timedelta(seconds=60)
 
 
 @contextmanager
@@ -22,6 +22,17 @@ def session(url: str) -> Iterator[Database]:
         yield database
     finally:
         database.dispose()
+
+
+def wait_until_gone(url: str, application: str) -> None:
+    """Wait until no session of an application is left in this database: what was killed may linger in the server."""
+    statement = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = :name AND datname = current_database()"
+    )
+    with session(url) as watch:
+        assert wait_until(
+            lambda: watch.run(lambda found: found.execute(statement, {"name": application}).scalar_one()) == 0, PATIENCE
+        )
 
 
 def wait_for_blocked(url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -12,11 +13,11 @@ from datetime import timedelta
 import psycopg2
 import pytest
 
-from aggregator.embedded.process import wait_until
 from aggregator.errors import QueryRefusedError, ServerUnreachableError, UsageError
 from aggregator.storage import asked_database
 from aggregator.storage.asked_database import Answer, Limits, ask
 from aggregator.storage.json_values import json_value
+from tests.sessions import wait_until_gone
 
 APPLICATION = "aggregator asks"
 LIMITS = Limits(timedelta(seconds=20), rows=1_000, size_bytes=1_000_000)
@@ -37,7 +38,7 @@ def shop(empty_database_url: str) -> Iterator[str]:
     with closing(psycopg2.connect(empty_database_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(SETUP)
     yield empty_database_url
-    wait_until_gone(empty_database_url)
+    wait_until_gone(empty_database_url, APPLICATION)
     with closing(psycopg2.connect(empty_database_url)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT customer, total FROM orders ORDER BY 1")
         assert [row[0] for row in cursor.fetchall()] == ["ann", "bob"]
@@ -134,10 +135,9 @@ def test_a_server_that_accepts_and_says_nothing_is_left(monkeypatch: pytest.Monk
 
 def test_a_server_that_stops_in_the_middle_is_left(shop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped process still acknowledges what it is sent: only a deadline of our own ends the wait."""
-    monkeypatch.setattr(asked_database, "GRACE", timedelta(seconds=0.5))
     sql = "SELECT pg_sleep(0.1), pg_backend_pid() AS pid FROM generate_series(1, 200)"
     stopped: list[int] = []
-    fetched = asked_database._size
+    fetched, waited = asked_database._size, asked_database._wait
 
     def stop_backend(row: tuple[object, ...]) -> int:
         if not stopped:
@@ -145,25 +145,18 @@ def test_a_server_that_stops_in_the_middle_is_left(shop: str, monkeypatch: pytes
             os.kill(stopped[0], signal.SIGSTOP)
         return fetched(row)
 
+    def wait(connection: object, deadline: float) -> None:
+        waited(connection, time.monotonic() + 0.5 if stopped else deadline)
+
     monkeypatch.setattr(asked_database, "_size", stop_backend)
+    monkeypatch.setattr(asked_database, "_wait", wait)
     try:
         with pytest.raises(ServerUnreachableError, match="does not answer"):
-            asking(shop, sql, Limits(timedelta(seconds=1), 1_000, 1_000_000))
+            asking(shop, sql)
     finally:
         if stopped:
             os.kill(stopped[0], signal.SIGCONT)
-    wait_until_gone(shop)
-
-
-def wait_until_gone(url: str) -> None:
-    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
-        connection.autocommit = True
-
-        def is_gone() -> bool:
-            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", (APPLICATION,))
-            return bool(cursor.fetchone() == (0,))
-
-        assert wait_until(is_gone, timedelta(seconds=60))
+    wait_until_gone(shop, APPLICATION)
 
 
 def test_what_cannot_be_reached_is_told_without_its_password(shop: str) -> None:

@@ -35,7 +35,7 @@ from tests.scene import roll_up_all
 from tests.sessions import session
 
 START = datetime(2026, 3, 1, 11, 50, tzinfo=UTC)
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 POLL_SECONDS = 0.005
 NUMBERS = itertools.count()
 

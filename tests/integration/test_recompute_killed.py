@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +24,15 @@ LENGTH = timedelta(hours=9)
 SELECTOR = "c_total"
 PATIENCE = timedelta(seconds=60)
 ROOT = Path(__file__).parents[2]
+HOLD = """
+CREATE OR REPLACE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN PERFORM pg_sleep(50); RETURN NEW; END $$
+"""
+#: What a killed process has left in the server.
+LET_GO = """
+SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity
+WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
+"""
 VIEWS = ("metrics_1m", "metrics_5m", "metrics_1h", "metrics_1d")
 
 
@@ -56,16 +67,37 @@ def marked_down_to(installation: Installation) -> datetime:
     return min((one.marked_down_to for one in requests), default=START + LENGTH)
 
 
+@contextmanager
+def held_below(installation: Installation, bound: datetime) -> Iterator[None]:
+    """Whoever has marked below a bound goes no further: it would have ended before it could be killed."""
+    execute(installation, HOLD)
+    when = f"WHEN (OLD.marked_down_to < '{bound.isoformat()}')"
+    execute(
+        installation,
+        f"CREATE TRIGGER hold BEFORE UPDATE ON aggregator.recomputations FOR EACH ROW {when} EXECUTE FUNCTION hold()",
+    )
+    try:
+        yield
+    finally:
+        execute(installation, LET_GO)
+        execute(installation, "DROP TRIGGER hold ON aggregator.recomputations")
+
+
+def execute(installation: Installation, statement: str) -> None:
+    installation.database.run(lambda connection: connection.execute(text(statement)) and None)
+
+
 def kill_below(installation: Installation, home: Path, bound: datetime) -> datetime:
     """Start it, kill it as soon as it has marked below a bound, and give how far it came."""
-    process = start(installation, home)
-    try:
-        assert wait_until(lambda: marked_down_to(installation) < bound or process.poll() is not None, PATIENCE)
-        assert process.poll() is None, process.communicate()[0]
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    with held_below(installation, bound):
+        process = start(installation, home)
+        try:
+            assert wait_until(lambda: marked_down_to(installation) < bound or process.poll() is not None, PATIENCE)
+            assert process.poll() is None, process.communicate()[0]
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
     return marked_down_to(installation)
 
 
@@ -74,11 +106,11 @@ def test_killed_twice_and_typed_again_it_goes_on_and_every_row_is_right(
 ) -> None:
     fill(installation)
     right = {view: installation.rows(view) for view in VIEWS}
-    spoil = text(
+    spoil = (
         "UPDATE aggregator.rollup SET increase = (SELECT array_agg(v + 1 ORDER BY n) FROM unnest(increase)"
         " WITH ORDINALITY AS o (v, n))"
     )
-    installation.database.run(lambda connection: connection.execute(spoil))
+    execute(installation, spoil)
     reached = kill_below(installation, tmp_path, START + LENGTH)
     assert START < kill_below(installation, tmp_path, reached) < reached < START + LENGTH
     last = start(installation, tmp_path)

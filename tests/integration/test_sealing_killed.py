@@ -22,7 +22,8 @@ from aggregator.storage import catalog
 from aggregator.storage.engine import Database
 from tests.effort import examples
 from tests.installation import Installation, series_key, settings_for
-from tests.lives import CONTEXT, connected
+from tests.lives import APPLICATION, CONTEXT, connected
+from tests.sessions import wait_until_gone
 from tests.small_disk import fill, small_disk
 
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
@@ -78,13 +79,14 @@ def test_a_kill_at_any_step_leaves_every_rollup_once(installation: Installation)
     assert len(before) == 2 * 2 * BUCKETS
     stride = max(1, 7 // examples(1))
     for dies_at in itertools.count(0, stride):
+        wait_until_gone(installation.url, APPLICATION)
         process = CONTEXT.Process(target=seal_and_die, args=(installation.url, dies_at), daemon=True)
         process.start()
-        process.join(timeout=60)
+        process.join(timeout=300)
+        assert process.exitcode in (0, -signal.SIGKILL)
         assert rows(installation) == before, f"killed at step {dies_at}"
         if process.exitcode == 0:
             break
-        assert process.exitcode == -signal.SIGKILL
     assert dies_at > 20
     assert counted(installation, "sealed_1m") == 2
     assert counted(installation, "rollup_1m") == 0
