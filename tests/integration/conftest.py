@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.client import connections
 from aggregator.serving import observer, servers
 from aggregator.serving.doctor import redis_server
 from aggregator.storage import reading
@@ -30,6 +31,7 @@ def servers_may_be_slow() -> Iterator[None]:
         (observer, "DOWN_AFTER_SECONDS"),
         (observer, "HEALTH_WITHIN_SECONDS"),
         (servers, "TIMEOUT_SECONDS"),
+        (connections, "TIMEOUT_SECONDS"),
         (redis_server, "TIMEOUT_SECONDS"),
     )
     with pytest.MonkeyPatch.context() as patch:
