@@ -6,11 +6,17 @@ import gzip
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 GOOD = b"# TYPE a_total counter\na_total 5\nb 1.5\n"
-MOST_SECONDS = 20
+MOST_SECONDS = 60
+
+
+@cache
+def _bomb() -> bytes:
+    return gzip.compress(b"\n" * 50_000_000)
 
 
 class Hostile(BaseHTTPRequestHandler):
@@ -59,7 +65,7 @@ class Hostile(BaseHTTPRequestHandler):
         self._send(b"a 1\n" * 30_000)
 
     def _bomb(self) -> None:
-        self._send(gzip.compress(b"\n" * 50_000_000), Content_Encoding="gzip")
+        self._send(_bomb(), Content_Encoding="gzip")
 
     def _brotli(self) -> None:
         self._send(GOOD, Content_Encoding="br")
@@ -116,7 +122,9 @@ def hostile_server() -> Iterator[str]:
     listening = Server(("127.0.0.1", 0), Hostile)
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    yield f"127.0.0.1:{listening.server_port}"
-    Hostile.release.set()
-    listening.shutdown()
-    listening.server_close()
+    try:
+        yield f"127.0.0.1:{listening.server_port}"
+    finally:
+        Hostile.release.set()
+        listening.shutdown()
+        listening.server_close()

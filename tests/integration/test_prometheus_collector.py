@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ def server() -> Iterator[str]:
 
 
 def source(**changes: Any) -> PrometheusSource:
-    return PrometheusSource(**{"name": "test", "targets": ("http://127.0.0.1:9/",), "timeout": "5s", **changes})
+    return PrometheusSource(**{"name": "test", "targets": ("http://127.0.0.1:9/",), "timeout": "15s", **changes})
 
 
 def targets(server: str, *paths: str) -> list[Target]:
@@ -64,7 +65,7 @@ def test_a_target_is_asked_as_prometheus_asks(server: str) -> None:
     assert headers["accept"].startswith("application/openmetrics-text;version=1.0.0")
     assert headers["accept-encoding"] == "gzip"
     assert headers["user-agent"].startswith("aggregator/")
-    assert headers["x-prometheus-scrape-timeout-seconds"] == "5"
+    assert headers["x-prometheus-scrape-timeout-seconds"] == "15"
     assert "authorization" not in headers
 
 
@@ -82,7 +83,7 @@ def test_a_packed_answer_in_two_parts_is_read(server: str) -> None:
     ],
 )  # fmt: skip
 def test_a_bad_target_is_down_with_its_reason_and_no_sample(server: str, path: str, reason: str) -> None:
-    timeout = "300ms" if reason == "timeout" else "5s"
+    timeout = "300ms" if reason == "timeout" else "15s"
     one = collect_one(server, path, timeout=timeout, limits={"body_bytes": 100_000})
     assert (one.reason, one.samples) == (reason, 0)
     assert one.error
@@ -103,7 +104,15 @@ def test_a_bad_target_is_down_with_its_reason_and_no_sample(server: str, path: s
         ("http://[::1/", "address"),
     ],
 )
-def test_a_target_that_cannot_be_reached_says_why(address: str, reason: str) -> None:
+def test_a_target_that_cannot_be_reached_says_why(address: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = socket.getaddrinfo
+
+    def answer(host: Any, *arguments: Any, **named: Any) -> Any:
+        if host == "nowhere.invalid":  # whatever name servers this machine has
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return find(host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
     with_password = address.replace("://", "://user:hidden@")
     (one,) = PrometheusCollector().collect(source(), [Target(1, with_password, ())])
     assert one.reason == reason
