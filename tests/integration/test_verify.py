@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -244,22 +245,31 @@ def test_nothing_is_complained_of_while_samples_arrive_and_are_rolled_up(
     instants = [second * 1_000 for second in range(0, 720, 15)]
     instants.sort(key=lambda at: at + (randomness.random() < 0.2) * randomness.randrange(600_000))
 
+    is_marked, is_looked_at = threading.Event(), threading.Event()
+
     def write() -> None:
         for count, at in enumerate(instants):
             installation.now = max(installation.now, START + timedelta(milliseconds=at))
             installation.collect(target, {milliseconds(START) + at: {GAUGE: at / 7, COUNTER: float(at % 40_000)}})
+            if count == len(instants) // 2:
+                is_marked.set()
+                assert is_looked_at.wait(60)
             if count % 3 == 0:
                 installation.roll_up()
 
     stage, reports = Verify(other, "test"), []
+    scope = Range(START, START + timedelta(minutes=20))
     with ThreadPoolExecutor(max_workers=1) as pool:
         writing = pool.submit(write)
         while not writing.done():
-            scope = Range(START, START + timedelta(minutes=20))
+            sees_marks = is_marked.is_set()
             reports.append(stage.look(scope, clock=lambda: installation.now))
+            if sees_marks:
+                is_looked_at.set()
         writing.result()
+    reports.append(stage.look(scope, clock=lambda: installation.now))
     assert [one for report in reports for one in report.mismatches] == []
-    assert any(report.rollups for report in reports)
+    assert reports[-1].rollups
     assert any(report.left_out for report in reports)
 
 
