@@ -207,8 +207,9 @@ def test_extremes_never_abort_a_range(installation: Installation) -> None:
 
 @pytest.fixture
 def live(database_url: str, tmp_path: Path) -> Iterator[Installation]:
-    """An installation whose clock is the database's."""
-    with closing(Installation(database_url, datetime.now(UTC), settings_for(tmp_path))) as made:
+    """An installation whose clock is the database's, in which the present stays open for longer than a test takes."""
+    settings = settings_for(tmp_path).model_copy(update={"lateness": timedelta(hours=1)})
+    with closing(Installation(database_url, datetime.now(UTC), settings)) as made:
         yield made
 
 
