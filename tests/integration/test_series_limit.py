@@ -14,7 +14,7 @@ from aggregator.collectors.outcome import report_keys
 from aggregator.collectors.protocol import Batch, Collected, Target
 from aggregator.exposition.series import Kind, SeriesKey
 from aggregator.stages.collect.store import FrameStore, Stored
-from aggregator.storage import claims, registry, tables
+from aggregator.storage import claims, engine, registry, tables
 from aggregator.storage.engine import Connection, Database
 from aggregator.storage.series import register
 from tests.installation import LONG, Installation
@@ -109,8 +109,11 @@ def test_series_of_other_sources_do_not_count(begun: Installation) -> None:
     assert store(begun, target, range(7), limit=10).collected.error is None
 
 
-def test_workers_that_register_at_the_same_time_do_not_exceed_it_together(begun: Installation) -> None:
+def test_workers_that_register_at_the_same_time_do_not_exceed_it_together(
+    begun: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Twenty targets bring ten series each, from twenty connections at once, where there is room for sixty-five."""
+    monkeypatch.setattr(engine, "LOCK_TIMEOUT", timedelta(seconds=60))  # the last one waits for all the others
     targets = begun.targets(20)
     barrier = threading.Barrier(len(targets))
     outcomes: list[str] = []
@@ -123,7 +126,7 @@ def test_workers_that_register_at_the_same_time_do_not_exceed_it_together(begun:
         database = Database.connect(begun.url, application="test")
         try:
             database.run(lambda connection: connection.execute(select(1)))
-            barrier.wait(timeout=30)
+            barrier.wait(timeout=60)
             database.run(work(target))
             outcomes.append("ok")
         except Exception as error:  # noqa: BLE001 - counted by its kind
