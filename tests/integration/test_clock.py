@@ -129,7 +129,7 @@ def contexts(installation: Installation, tmp_path: Path, monkeypatch: pytest.Mon
     return make
 
 
-@pytest.mark.parametrize(("ahead", "words"), [(2 * HOUR, "7200 s ahead of"), (-2 * HOUR, "7200 s behind")])
+@pytest.mark.parametrize(("ahead", "words"), [(2 * HOUR, r"7[12]\d\d s ahead of"), (-2 * HOUR, r"7[12]\d\d s behind")])
 def test_a_machine_whose_clock_is_wrong_does_no_work(
     contexts: Callable[[timedelta], Context], ahead: timedelta, words: str
 ) -> None:

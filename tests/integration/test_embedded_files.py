@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
+from aggregator.embedded import status_poll
 from aggregator.embedded.live_screen import drawn
 from aggregator.embedded.lock import data_directory_lock
 from aggregator.embedded.log_files import SIZE_LIMIT_BYTES, LogFiles
@@ -77,6 +78,11 @@ def test_logs_are_followed_by_whole_lines_from_now_on(tmp_path: Path) -> None:
         child.flush()
         assert logs.new_lines() == ["web: three"]
     assert logs.last_line("web") == "three"
+
+
+@pytest.fixture(autouse=True)
+def _answers_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_poll, "_TIMEOUT_SECONDS", 30.0)
 
 
 @contextmanager

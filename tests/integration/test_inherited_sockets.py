@@ -10,6 +10,8 @@ import socket
 
 from aggregator.tasks.inherited import close_inherited_sockets
 
+PATIENCE_SECONDS = 60
+
 
 def _close_and_wait(closed: int) -> None:
     """Close what was inherited, say so, and live until the end is sent."""
@@ -26,6 +28,7 @@ def test_what_the_parent_closes_is_closed_and_its_epoll_tells_of_it_no_more() ->
         child = multiprocessing.get_context("fork").Process(target=_close_and_wait, args=(closed,))
         child.start()
         try:
+            assert select.select([is_closed], [], [], PATIENCE_SECONDS)[0]
             assert os.read(is_closed, 1) == b"x"
             # It is still one connection, on which the child has said nothing.
             ours.sendall(b"hello")
@@ -34,7 +37,7 @@ def test_what_the_parent_closes_is_closed_and_its_epoll_tells_of_it_no_more() ->
             with select.epoll() as poller, theirs:
                 poller.register(ours, select.EPOLLIN)
                 ours.close()  # no shutdown: with a copy left, neither side would hear of it
-                theirs.settimeout(20)
+                theirs.settimeout(PATIENCE_SECONDS)
                 assert theirs.recv(1) == b""
                 with socket.socket() as successor:
                     assert successor.fileno() == number

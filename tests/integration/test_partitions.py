@@ -60,7 +60,7 @@ def test_two_sessions_that_need_the_same_partition_at_once_both_go_on(installati
 
     def work() -> None:
         database = Database.connect(installation.url, application="test")
-        both.wait(timeout=10)
+        both.wait(timeout=60)
         until = FAR + 20 * ONE_DAY
         made.append(database.run(lambda found: partitions.ensure(found, SAMPLES, since=FAR, until=until)))
         database.dispose()
@@ -69,7 +69,7 @@ def test_two_sessions_that_need_the_same_partition_at_once_both_go_on(installati
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=60)
     assert sum(made) == 20
     assert existing_starts(installation)[-20:] == [FAR + ONE_DAY * days for days in range(20)]
 

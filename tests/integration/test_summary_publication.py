@@ -81,7 +81,7 @@ def test_a_redis_that_is_killed_between_two_reads_is_filled_again(site: Site, op
         first = site.read("counted")
         assert server.process_id is not None
         os.kill(server.process_id, signal.SIGKILL)
-        assert wait_until(lambda: not server.is_alive(), timedelta(seconds=10))
+        assert wait_until(lambda: not server.is_alive(), timedelta(seconds=60))
         with pytest.raises(ServerUnreachableError, match="AGGREGATOR_CACHE_URL"):
             site.read("counted")
         site.later()

@@ -45,7 +45,7 @@ def _require(program: str) -> str:
 
 
 def _run(*arguments: str) -> str:
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

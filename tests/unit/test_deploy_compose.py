@@ -66,7 +66,7 @@ def test_it_makes_its_passwords_once(tmp_path: Path) -> None:
         script = script.replace(f" /{name}/", f" {tmp_path}/{name}/")
     contents = []
     for _ in range(2):
-        subprocess.run([*service["entrypoint"], script], check=True, timeout=10)
+        subprocess.run([*service["entrypoint"], script], check=True, timeout=60)
         contents.append({path.name: path.read_text() for path in tmp_path.rglob("*") if path.is_file()})
         assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*") if path.is_file()} == {0o444}
     assert contents[0] == contents[1]

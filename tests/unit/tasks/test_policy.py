@@ -154,7 +154,7 @@ def conf(*names: str, folder: Path | None = None, **environment: str) -> list[An
         env={**inherited, "PYTHONPATH": str(ROOT), "HOME": "/nonexistent", **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
