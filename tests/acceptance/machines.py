@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from aggregator.embedded.ports import free_port
 from aggregator.embedded.process import end_process, start_process, wait_until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = timedelta(seconds=60)
-COMMAND_TIMEOUT_SECONDS = 60
+#: For what must come: long enough for a slow machine that does other work as well, and costs time where it does not.
+PATIENCE = timedelta(seconds=180)
+COMMAND_TIMEOUT_SECONDS = 180
+_ERROR = re.compile(r"level='(error|critical)'|Traceback")
 #: Quick to start, and without the chatter between workers that a test does not need.
 WORKER = ("celery", "-A", "aggregator", "worker", "--without-gossip", "--without-mingle")
 BEAT = ("celery", "-A", "aggregator", "beat")
-_STOP_STEP = (signal.SIGTERM, timedelta(seconds=20))
+#: As long as deploy/systemd gives a worker.
+_STOP_STEP = (signal.SIGTERM, timedelta(seconds=30))
+
+
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -36,10 +46,16 @@ class Running:
 
     def says(self, *words: str) -> None:
         """Wait until it has written one of these."""
-        wait_until(
-            lambda: any(one in self.log.read_text() for one in words) or self.process.poll() is not None, PATIENCE
-        )
-        assert any(one in self.log.read_text() for one in words), self.log.read_text()[-5_000:]
+        wait_until(lambda: any(one in self.said() for one in words) or self.process.poll() is not None, PATIENCE)
+        assert any(one in self.said() for one in words), self.said()[-5_000:]
+
+    def said(self) -> str:
+        """All that it has written so far; its last character may be half there."""
+        return self.log.read_text(errors="replace")
+
+    def errors(self) -> list[str]:
+        """The lines that say that something failed."""
+        return [line for line in self.said().splitlines() if _ERROR.search(line)]
 
     def kill(self) -> None:
         """End it and all of its session, without a word."""
@@ -114,6 +130,13 @@ class Machine:
         assert exit_code is None or done.returncode == exit_code, done.stdout + done.stderr
         return done
 
+    def run_until(self, is_right: Callable[[str], bool], *words: str, exit_code: int = 0) -> None:
+        """Run it again and again until it says what it must, and ends so; as `right_answer`."""
+        right_answer(
+            lambda: self.run(*words, exit_code=None),
+            lambda done: done.returncode == exit_code and is_right(done.stdout),
+        )
+
     def python_session(self, code: str) -> str:
         """What a Python process of its own prints."""
         done = subprocess.run(
@@ -127,6 +150,11 @@ class Machine:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def samples(self) -> list[Sample]:
+        """What the node's exporter says; nothing while it does not answer."""
+        said = fetched(f"http://{self.environment['AGGREGATOR_EXPORTER_LISTEN']}/metrics")
+        return [sample for family in text_string_to_metric_families(said) for sample in family.samples]
 
     def stop(self) -> None:
         """End all that was started here, the last one first; their logs are shown where the test fails."""
@@ -173,6 +201,25 @@ def wait_for(url: str, statement: str, *values: object, patience: timedelta = PA
     assert wait_until(holds, patience), (statement, found)
 
 
+def fetched(url: str) -> str:
+    """What a GET gives; nothing where it is refused, fails or takes too long."""
+    with suppress(OSError), urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310 - a server of the test's
+        return str(response.read().decode())
+    return ""
+
+
+def right_answer(asked: Callable[[], Answer], is_right: Callable[[Answer], bool]) -> Answer:
+    """Ask until the answer is right: what is asked gives servers but a moment, then says that they are not there."""
+    found: list[Answer] = []
+
+    def comes() -> bool:
+        found[:] = [asked()]
+        return is_right(found[0])
+
+    assert wait_until(comes, PATIENCE), found
+    return found[0]
+
+
 def children(process: subprocess.Popen[bytes]) -> list[int]:
     """The process ids of a worker's children that run tasks, not that of its exporter."""
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -193,7 +240,7 @@ def _command_line(pid: str) -> bytes:
     """What a process was started with; as an exporter's, which nobody asks for, where it has ended meanwhile."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return b"exporter"
 
 

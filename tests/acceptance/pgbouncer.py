@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 from aggregator.embedded.account import server_account, user_name
 from aggregator.embedded.ports import free_port
 from aggregator.embedded.process import end_process, start_process, wait_until
+from tests.acceptance.machines import PATIENCE
 
-START_PATIENCE = timedelta(seconds=20)
 #: Fewer than there are clients, so that a session has another client's transaction before and after each.
 SESSIONS = 3
 
@@ -55,8 +55,8 @@ class PgBouncer:
                 environment={"PATH": "/usr/bin:/bin"},
                 parent_death_signal=signal.SIGKILL,
             )
-        wait_until(lambda: self._process.poll() is not None or self._answers(), START_PATIENCE)
-        assert self._answers(), self.log.read_text()
+        is_decided = wait_until(lambda: self._process.poll() is not None or self._answers(), PATIENCE)
+        assert is_decided and self._process.poll() is None, self.log.read_text()  # noqa: PT018 - which of both, the log says
         return self
 
     def __exit__(self, *_: object) -> None:

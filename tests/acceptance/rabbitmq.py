@@ -15,13 +15,13 @@ from kombu import Connection
 
 from aggregator.embedded.ports import free_port
 from aggregator.embedded.process import end_process, start_process, wait_until
+from tests.acceptance.machines import PATIENCE
 
 #: Debian's wrapper in /usr/sbin changes the user and the directory; the one below /usr/lib does as it is told.
 _PLACES = "/usr/lib/rabbitmq/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin"
 # One scheduler is enough, and busy waiting would take the processor from the tests; loopback only.
 _ERLANG = "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}"
-START_PATIENCE = timedelta(seconds=60)
-_STOP_STEP = (signal.SIGTERM, timedelta(seconds=10))
+_STOP_STEP = (signal.SIGTERM, timedelta(seconds=30))
 
 
 def rabbitmq_binary() -> Path | None:
@@ -56,8 +56,8 @@ class RabbitMQ:
             self._process = start_process(
                 [str(self._binary)], output=output, environment=self._environment(), parent_death_signal=signal.SIGTERM
             )
-        wait_until(lambda: self._process.poll() is not None or self._answers(), START_PATIENCE)
-        if not self._answers():
+        is_decided = wait_until(lambda: self._process.poll() is not None or self._answers(), PATIENCE)
+        if not is_decided or self._process.poll() is not None:
             said = (self._home / "output.log").read_text(errors="replace")
             self.__exit__()
             raise AssertionError(f"RabbitMQ did not start: {said[-2_000:]}")
@@ -73,7 +73,7 @@ class RabbitMQ:
         end_process(self._mapper)
 
     def _answers(self) -> bool:
-        with contextlib.suppress(OSError), Connection(self.url, connect_timeout=1) as connection:
+        with contextlib.suppress(OSError), Connection(self.url, connect_timeout=5) as connection:
             connection.connect()
             return True
         return False

@@ -10,7 +10,6 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -21,10 +20,10 @@ from kombu import Connection
 from aggregator.embedded.ports import free_port
 from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.embedded.process import end_process, start_process, wait_until
+from tests.acceptance.machines import PATIENCE
 from tests.acceptance.rabbitmq import RabbitMQ
 from tests.tls_server import Certificates
 
-PATIENCE = timedelta(seconds=30)
 USER = "metrics"
 _ROLE = "aggregator"
 #: Where Debian keeps every version that is installed. The PostgreSQL of the wheels is built without TLS.
@@ -157,7 +156,7 @@ class SecureRabbitMQ(RabbitMQ):
 
     def _answers(self) -> bool:
         tls = {"ca_certs": self._site.ours.ca, "cert_reqs": ssl.CERT_REQUIRED, "server_hostname": "localhost"}
-        with contextlib.suppress(OSError), Connection(self.url, connect_timeout=1, ssl=tls) as connection:
+        with contextlib.suppress(OSError), Connection(self.url, connect_timeout=5, ssl=tls) as connection:
             connection.connect()
             return True
         return False

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from aggregator.storage import partitions
+from aggregator.storage.partitions import COLLECTIONS
 from tests.acceptance.faults.fault import RESTART, patience
 from tests.acceptance.faults.scene import Cast, Scene, scene
-from tests.acceptance.machines import rows
+from tests.acceptance.ledger_check import Outage
+from tests.acceptance.machines import PATIENCE, fetched, rows
+from tests.sessions import session
 
 pytestmark = pytest.mark.acceptance
 
 HOUR = timedelta(hours=1)
+SECOND = timedelta(seconds=1)
 #: Messages pile up for so long.
 BACKLOG = timedelta(seconds=4)
 INTERVALS = {"often@a": 1.0, "slow@a": 4.0, "scraped@": 2.0, "self@": 2.0}
@@ -51,10 +55,8 @@ def here(open_directory: Path, tmp_path: Path) -> Iterator[Scene]:
 def missed_by_metrics(here: Scene) -> dict[str, float]:
     """What `/metrics` of the installation says of each stage and source: `stage/source`."""
     url = f"http://{here.machines[0].environment['AGGREGATOR_WEB_LISTEN']}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    found = {}
-    for line in lines:
+    found: dict[str, float] = {}
+    for line in fetched(url).splitlines():
         if line.startswith("aggregator_slots_missed_total{"):
             labels, _, value = line.removeprefix("aggregator_slots_missed_total{").partition("} ")
             pairs = dict(pair.split("=") for pair in labels.split(","))
@@ -62,17 +64,31 @@ def missed_by_metrics(here: Scene) -> dict[str, float]:
     return found
 
 
+def make_partitions(url: str, *, since: datetime, until: datetime) -> None:
+    """An hour ago may have been yesterday, for which nobody has made any."""
+    with session(url) as database:
+        database.run(lambda connection: partitions.ensure(connection, COLLECTIONS, since=since, until=until))
+
+
+def is_said(said: dict[str, float], wanted: dict[str, float]) -> bool:
+    """Whether as many slots are said to be missed as must be, or more."""
+    return all(said.get(name, 0) >= fewest for name, fewest in wanted.items())
+
+
 def test_after_an_hour_without_workers_the_present_is_collected_and_the_hour_is_missed(here: Scene) -> None:
+    stopped = datetime.now(UTC)
     for worker in here.workers:
         worker.stop()
     before = {str(name): (last, missed) for name, last, missed in rows(here.database_url, _SLOTS)}
+    make_partitions(here.database_url, since=stopped - 2 * HOUR, until=stopped)
     rows(here.database_url, _AN_HOUR_PASSES)
     here.live(BACKLOG)
     started = datetime.now(UTC)
     for worker in here.workers:
         worker.start()
     assert here.wait(lambda: set(here.collected_since(started)) >= set(INTERVALS), patience(2 * RESTART))
-    ended = datetime.now(UTC)
+    # What is known happened an hour earlier now; from then on nobody was there.
+    here.outages.append(Outage(stopped - HOUR, datetime.now(UTC)))
 
     for name, slot, at in rows(here.database_url, _STARTED, started):
         # Nothing is invented: a wake lives for one interval, and so does the message that it sends.
@@ -85,16 +101,14 @@ def test_after_an_hour_without_workers_the_present_is_collected_and_the_hour_is_
         collected = sum(one == name for one, _, _ in rows(here.database_url, _STARTED, started))
         assert collected <= (datetime.now(UTC) - started) / interval + 3, (name, collected)
 
-    said = missed_by_metrics(here)
-    assert said["collect/often"] >= HOUR.total_seconds()
-    assert said["collect/self"] >= HOUR.total_seconds() / 2
-    assert said["rollup/"] >= HOUR.total_seconds() / 5 - 1
+    wanted = {"collect/often": HOUR / SECOND, "collect/self": HOUR / SECOND / 2, "rollup/": HOUR / SECOND / 5 - 1}
+    # Roll-ups have a turn of their own, and `web` may not have been able to ask the database yet.
+    assert here.wait(lambda: is_said(missed_by_metrics(here), wanted), PATIENCE), missed_by_metrics(here)
     # The hour's wakes that were sent are read and thrown away.
     with here.redis.client() as client:
-        assert here.wait(lambda: sum(client.llen(key) for key in queues(here)) < 20, RESTART)
-    assert ended - started < patience(2 * RESTART)
+        assert here.wait(lambda: sum(client.llen(key) for key in queues(here)) < 20, patience(RESTART))
     # The samples were left where they are, and are right.
-    here.check().assert_right(strays=10_000)
+    here.check().assert_right()
 
 
 def queues(here: Scene) -> list[str]:

@@ -237,7 +237,7 @@ def test_a_result_that_an_application_waits_for(scene: Scene) -> None:
     said = scene.machine.python_session(
         "from aggregator.tasks import collect\n"
         'for source in ("environment", "refused-token", "reason-password"):\n'
-        "    try:\n        print(collect.delay(source).get(timeout=30))\n"
+        "    try:\n        print(collect.delay(source).get(timeout=120))\n"
         "    except Exception as error:\n        print(repr(error))"
     )
     assert "PATH=" in said

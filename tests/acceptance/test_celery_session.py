@@ -72,20 +72,20 @@ def test_the_session_of_the_tutorial(session: Session) -> None:
     assert "celery@here: OK" in registered
     assert "1 node online" in registered
 
-    said = session('report, = collect.delay("listing").get(timeout=30)\nprint(report["up"], report["output"])')
+    said = session('report, = collect.delay("listing").get(timeout=120)\nprint(report["up"], report["output"])')
     assert said.startswith("True total ")
     assert "seen-by-ls" in said
 
     said = session(
         "from aggregator.errors import CollectionFailedError\n"
-        'try:\n    collect.delay("failing").get(timeout=30)\n'
+        'try:\n    collect.delay("failing").get(timeout=120)\n'
         "except Exception as error:\n    print(type(error).__name__, isinstance(error, CollectionFailedError), error)"
     )
     assert said.startswith("CollectionFailedError True here: ")
     assert "No such file or directory" in said
 
     said = session(
-        'try:\n    collect.delay("lisitng").get(timeout=30)\n'
+        'try:\n    collect.delay("lisitng").get(timeout=120)\n'
         "except Exception as error:\n    print(type(error).__name__, error)"
     )
     assert said.startswith(
@@ -93,7 +93,7 @@ def test_the_session_of_the_tutorial(session: Session) -> None:
     )
 
     said = session(
-        'try:\n    app.send_task("aggregator.nope").get(timeout=30)\n'
+        'try:\n    app.send_task("aggregator.nope").get(timeout=120)\n'
         "except Exception as error:\n    print(type(error).__name__, error)"
     )
     assert said.startswith("NotRegistered ")

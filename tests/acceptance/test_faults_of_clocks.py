@@ -44,5 +44,4 @@ def test_nothing_is_stored_by_a_clock_that_is_wrong_and_all_goes_on_when_it_is_r
     logs = "".join(running.log.read_text() for machine in here.machines for running in machine.started)
     assert "clock_differs" in logs
     assert "clock_set_back" in logs
-    # On a busy machine slots of a second pass before four children have begun; each is counted as missed.
-    here.check().assert_right(strays=30)
+    here.check().assert_right()

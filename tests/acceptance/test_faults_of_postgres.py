@@ -52,7 +52,7 @@ def test_a_server_that_goes_away_or_does_not_give_its_locks_loses_nothing(here: 
     faults = postgres.FAULTS if IS_LONG else QUICK
     assert len(endure_all(here, faults)) == len(faults)
     assert_each_process_has_one_connection(here)
-    here.check().assert_right(strays=10)
+    here.check().assert_right()
     assert ask(here.database_url, _DEADLOCKS) == 0
 
 
@@ -65,7 +65,7 @@ def test_a_disk_that_is_full_is_said_to_be_so_and_all_goes_on_when_there_is_spac
         scene(tmp_path / "machines", place, broker=broker, cast=Cast()) as here,
     ):
         endure(here, postgres.disk_full(place, lasts=timedelta(seconds=8 if IS_LONG else 2)))
-        here.check().assert_right(strays=10)
+        here.check().assert_right()
 
 
 @pytest.mark.skipif(not IS_LONG, reason=f"long: {LONG_VARIABLE}=1; the quick ones are in test_restore.py")
@@ -86,7 +86,7 @@ def test_an_older_dump_takes_the_place_of_what_is_there_under_running_workers(
     # What was collected after the dump is gone with what it was restored over.
     here.outages.append(Outage(dumped, endured.ended))
     machine.run("aggregator", "import", str(_import_file(tmp_path, "other")))
-    here.check().assert_right(strays=20)
+    here.check().assert_right()
     assert rows(here.database_url, "SELECT DISTINCT metric FROM aggregator.series WHERE metric ~ '^imported'") == [
         ("imported_other",)
     ]

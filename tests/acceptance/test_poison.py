@@ -94,8 +94,8 @@ def assert_a_poison_job_is_set_aside_and_released(machine: Machine, url: str, fl
     wait_for(url, COLLECTED, "healthy", before)
     assert ask(url, "SELECT losses FROM aggregator.job_losses") == losses <= 6
     assert losses_of(worker) == lost
-    status = machine.run("aggregator", "status", exit_code=1).stdout
-    assert f"job {found['name']} is quarantined" in status
+    quarantined = f"job {found['name']} is quarantined"
+    machine.run_until(lambda said: quarantined in said, "aggregator", "status", exit_code=1)
     machine.run("aggregator", "quarantine", "release", "collect:none:1", exit_code=2)
     flag.unlink()
     machine.run("aggregator", "quarantine", "release", str(found["name"]))

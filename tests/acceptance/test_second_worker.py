@@ -106,7 +106,7 @@ def pair(database_url: str, rabbitmq: object, wheel: Wheel, tmp_path: Path) -> I
 def by_name(machine: Machine, words: str) -> str:
     """The reports that a collection by hand gives."""
     return machine.python_session(
-        f"from aggregator.tasks import collect\nfor report in collect.{words}.get(timeout=30):\n"
+        f"from aggregator.tasks import collect\nfor report in collect.{words}.get(timeout=120):\n"
         "    print(report['instance'], report['up'], report['output'])"
     )
 
@@ -129,7 +129,7 @@ def test_values_of_two_machines_are_never_mixed(pair: tuple[Machine, Machine], w
     assert by_name(first, 'delay("only-b")').startswith("b True here")
     refused = first.python_session(
         "from aggregator.tasks import collect\n"
-        'try:\n    collect.delay("only-b", node="a").get(timeout=30)\nexcept Exception as error:\n    print(error)'
+        'try:\n    collect.delay("only-b", node="a").get(timeout=120)\nexcept Exception as error:\n    print(error)'
     )
     assert refused == 'source "only-b" does not run on node "a"; it runs on: b\n'
 

@@ -78,7 +78,7 @@ def test_two_installations_on_the_same_servers_do_not_meet(pair: tuple[Machine, 
     for machine, value in zip(pair, (1, 2), strict=True):
         # A message by hand is read by the own worker, and its result comes back.
         said = machine.python_session(
-            "from aggregator.tasks import collect\nprint(collect.delay('same').get(timeout=30)[0]['output'])"
+            "from aggregator.tasks import collect\nprint(collect.delay('same').get(timeout=120)[0]['output'])"
         )
         assert said.strip() == f"value: {value}"
         assert rows(machine.urls["AGGREGATOR_DATABASE_URL"], VALUES) == [(float(value),)]

@@ -8,12 +8,14 @@ from datetime import timedelta
 import psutil
 import redis
 
-from tests.acceptance.faults.fault import Fault, lasting
+from tests.acceptance.faults.fault import RESTART, Fault, lasting
 from tests.acceptance.faults.scene import Scene
 from tests.acceptance.machines import PATIENCE
 
 #: Long enough for kombu's own pauses to have grown to half a minute.
 _AWAY = lasting(2, 90)
+#: RabbitMQ has to load what it had before anybody can connect.
+_RABBIT_RESTART = 2 * RESTART
 
 
 def _is_in_the_middle_of_a_task(scene: Scene) -> bool:
@@ -88,6 +90,15 @@ FULL = Fault(
 RESTARTS = (RESTARTED, RESTARTED_EMPTY)
 FAULTS = (*RESTARTS, FLUSHED, FULL)
 
-RABBIT_RESTARTED = Fault("RabbitMQ stopped and started", "reconnect; old wakes are expired", _stop, _start, lasts=_AWAY)
-RABBIT_KILLED = Fault("RabbitMQ killed and started", "reconnect; queues are durable", _kill, _start)
+RABBIT_RESTARTED = Fault(
+    "RabbitMQ stopped and started",
+    "reconnect; old wakes are expired",
+    _stop,
+    _start,
+    lasts=_AWAY,
+    limit=_RABBIT_RESTART,
+)
+RABBIT_KILLED = Fault(
+    "RabbitMQ killed and started", "reconnect; queues are durable", _kill, _start, limit=_RABBIT_RESTART
+)
 RABBIT_FAULTS = (RABBIT_RESTARTED, RABBIT_KILLED)

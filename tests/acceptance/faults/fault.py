@@ -18,13 +18,14 @@ from tests.acceptance.ledger_check import Outage
 REPORT_VARIABLE = "AGGREGATOR_TEST_FAULT_REPORT"
 #: How many times as long as promised a recovery may take, on a machine that does other work as well.
 PATIENCE_VARIABLE = "AGGREGATOR_TEST_PATIENCE"
+_PATIENCE = "6"
 LONG_VARIABLE = "AGGREGATOR_TEST_LONG_FAULTS"
 RESTART = timedelta(seconds=10)
 HALF_OPEN = timedelta(seconds=60)
 #: The longest that a fault may take until it is felt.
 SHOWN_WITHIN = timedelta(minutes=2)
 #: For so long after recovery a shard may still miss slots: its first one is claimed a while after the others'.
-_CATCHING_UP = timedelta(seconds=15)
+_CATCHING_UP = timedelta(seconds=60)
 
 IS_LONG = os.environ.get(LONG_VARIABLE) == "1"
 
@@ -89,7 +90,7 @@ class NotRecoveredError(AssertionError):
 
 def patience(limit: timedelta) -> timedelta:
     """The longest that a recovery may take here."""
-    return limit * float(os.environ.get(PATIENCE_VARIABLE, "3"))
+    return limit * float(os.environ.get(PATIENCE_VARIABLE, _PATIENCE))
 
 
 def endure(scene: Scene, fault: Fault) -> Endured:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,8 @@ import psycopg2
 from aggregator.embedded.wheels import postgres_binaries
 from tests.acceptance.faults.fault import Fault
 from tests.acceptance.faults.scene import Scene
-from tests.acceptance.machines import kill, rows
+from tests.acceptance.faults.servers import Postgres
+from tests.acceptance.machines import PATIENCE, kill, rows
 from tests.small_disk import fill
 
 #: A moment longer than the service waits for a lock.
@@ -29,7 +30,15 @@ _BACKENDS = (
 
 def _kill_a_backend(scene: Scene) -> None:
     """SIGKILL to one of our sessions: the server ends all others, and recovers."""
-    kill(rows(scene.database_url, _BACKENDS)[0][0])
+
+    def has_killed() -> bool:
+        for (process_id,) in rows(scene.database_url, _BACKENDS)[:1]:
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                kill(process_id)
+                return True
+        return False
+
+    assert scene.wait(has_killed, PATIENCE)
 
 
 @dataclass
@@ -109,8 +118,7 @@ def disk_full(place: Path, *, lasts: timedelta) -> Fault:
 
     def heal(scene: Scene) -> None:
         fillers.pop().unlink()
-        if not scene.postgres.embedded.is_alive():
-            scene.postgres.start()
+        assert scene.wait(lambda: _serves(scene.postgres), PATIENCE)
 
     return Fault(
         "PostgreSQL: disk full",
@@ -121,6 +129,13 @@ def disk_full(place: Path, *, lasts: timedelta) -> Fault:
         limit=timedelta(seconds=20),
         shows=_is_out_of_space,
     )
+
+
+def _serves(postgres: Postgres) -> bool:
+    """Whether it answers; started where it has ended: one whose recovery has just failed is there a moment longer."""
+    if not postgres.embedded.is_alive():
+        postgres.start()
+    return postgres.answers()
 
 
 def _is_out_of_space(scene: Scene) -> bool:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from datetime import timedelta
 
 import psutil
 
-from tests.acceptance.faults.fault import Fault, lasting
+from tests.acceptance.faults.fault import Fault, lasting, patience
 from tests.acceptance.faults.scene import Actor, Scene
 from tests.acceptance.machines import children, kill
 
 PAUSE = lasting(5, 120)
+#: As long as a worker takes at most to end, by its own clock.
 _GRACE = timedelta(seconds=20)
 
 
 def _kill_children(scene: Scene) -> None:
     for worker in scene.workers:
         if worker.running is not None:
-            for child in children(worker.running.process):
-                kill(child)
+            # It may have ended by itself, and wait to be started again.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                for child in children(worker.running.process):
+                    kill(child)
 
 
 def _kill(actors: list[Actor]) -> None:
@@ -36,7 +40,8 @@ def _start(actors: list[Actor]) -> None:
 
 def _signal(actors: list[Actor], number: signal.Signals) -> None:
     for actor in actors:
-        os.kill(actor.process_id, number)
+        with suppress(ProcessLookupError):
+            os.kill(actor.process_id, number)
 
 
 #: Celery writes the stack of every thread.
@@ -52,10 +57,12 @@ def _end(actors: list[Actor], scene: Scene, number: signal.Signals) -> None:
     def has_ended() -> bool:
         return all(actor.running is None or actor.running.process.poll() is not None for actor in actors)
 
-    if not scene.wait(has_ended, _GRACE):
+    if not scene.wait(has_ended, patience(_GRACE)):
         _signal([actor for actor in actors if actor.running and actor.running.process.poll() is None], _TELL)
         scene.live(timedelta(seconds=2))
-        raise AssertionError(f"{number.name}: still there after {_GRACE}; where each thread is stands in its log")
+        raise AssertionError(
+            f"{number.name}: still there after {patience(_GRACE)}; where each thread is stands in its log"
+        )
 
 
 def _kill_parents(scene: Scene) -> None:
@@ -64,10 +71,11 @@ def _kill_parents(scene: Scene) -> None:
         assert worker.running is not None
         orphans = psutil.Process(worker.process_id).children(recursive=True)
         worker.is_wanted = False
-        kill(worker.process_id)
+        with suppress(ProcessLookupError):
+            kill(worker.process_id)
         worker.running.process.wait()
-        _, left = psutil.wait_procs(orphans, timeout=_GRACE.total_seconds())
-        assert not left, f"orphans are still there after {_GRACE}: {left}"
+        _, left = psutil.wait_procs(orphans, timeout=patience(_GRACE).total_seconds())
+        assert not left, f"orphans are still there after {patience(_GRACE)}: {left}"
 
 
 CHILDREN_KILLED = Fault(

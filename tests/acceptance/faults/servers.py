@@ -21,10 +21,10 @@ from aggregator.embedded.ports import LOOPBACK, free_port
 from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.embedded.process import end_process, start_process, wait_until
 from aggregator.embedded.wheels import postgres_binaries, valkey_binary
+from tests.acceptance.machines import PATIENCE
 from tests.acceptance.rabbitmq import RabbitMQ
 
-START_PATIENCE = timedelta(seconds=30)
-_STOP_STEP = (signal.SIGTERM, timedelta(seconds=10))
+_STOP_STEP = (signal.SIGTERM, timedelta(seconds=30))
 
 
 class Server(Protocol):
@@ -69,18 +69,20 @@ class Postgres:
         """Send the postmaster a signal and wait for its end: QUIT is the immediate shutdown."""
         process_id = self.embedded.process_id
         if process_id is not None:
-            os.kill(process_id, number)
-            assert wait_until(lambda: not self.embedded.is_alive(), START_PATIENCE)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, number)
+            assert wait_until(lambda: not self.embedded.is_alive(), PATIENCE)
 
     def kill(self) -> None:
         """SIGKILL to the postmaster and its children: the machine went down."""
         process_id = self.embedded.process_id
         if process_id is not None:
             # Each of its children has a session of its own.
-            for one in (psutil.Process(process_id), *psutil.Process(process_id).children(recursive=True)):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
-            assert wait_until(lambda: not self.embedded.is_alive(), START_PATIENCE)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for one in (psutil.Process(process_id), *psutil.Process(process_id).children(recursive=True)):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        one.kill()
+            assert wait_until(lambda: not self.embedded.is_alive(), PATIENCE)
 
     def answers(self) -> bool:
         """Whether a connection can be made."""
@@ -124,7 +126,7 @@ class Redis:
                 parent_death_signal=signal.SIGKILL,
                 directory=self._home,
             )
-        assert wait_until(self.answers, START_PATIENCE), (self._home / "server.log").read_text()[-2_000:]
+        assert wait_until(self.answers, PATIENCE), (self._home / "server.log").read_text()[-2_000:]
 
     def stop(self) -> None:
         """Stop it; its last second is written first."""

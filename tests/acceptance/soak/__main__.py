@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import signal
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from tests.acceptance.faults.fault import PATIENCE_VARIABLE
 from tests.acceptance.soak.run import Plan, soak, summary
+
+#: It has the machine for itself, other than the suite.
+_PATIENCE = "3"
 
 
 def main() -> int:
@@ -25,6 +30,7 @@ def main() -> int:
     if folder.exists():
         parser.error(f"{folder} exists; name a folder that is to be made")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what it has started is ended
+    os.environ.setdefault(PATIENCE_VARIABLE, _PATIENCE)
     plan = Plan(timedelta(minutes=given.minutes), timedelta(seconds=given.fault_every), seed, folder.absolute())
     _say(f"soak of {given.minutes:g} minutes, seed {seed}, in {plan.folder}")
     result = soak(plan, say=_say)

@@ -21,14 +21,12 @@ from typing import Any
 from tests.acceptance.faults.fault import Endured, Fault, endure
 from tests.acceptance.faults.scene import Cast, Scene, scene
 from tests.acceptance.faults.servers import Redis
-from tests.acceptance.ledger_check import LedgerCheck, Outage, assert_no_slot_was_caught_up
+from tests.acceptance.ledger_check import STRAY_SHARE, LedgerCheck, Outage, assert_no_slot_was_caught_up
 from tests.acceptance.soak.faults import FAULTS
 from tests.acceptance.soak.gauges import Watch
 
-#: Of the slots: so many may be missing while nothing is broken, on a machine that does other work as well.
-STRAY_SHARE = 0.02
-#: In a short soak a second in which the machine did something else is more than that.
-FEW_STRAYS = 10
+#: Of the slots: so many may be missing while nothing is broken, where the machine has hardly anything else to do.
+FEW_STRAYS = 0.02
 #: In less time nothing can be said of what grows.
 LEAST_TO_JUDGE = timedelta(minutes=4)
 _LOOK_SECONDS = 10.0
@@ -156,9 +154,9 @@ def _judge(made: Scene, result: Result) -> None:
     result.failures += check.faults[:20]
     with _noting(result, "after the soak"):
         assert_no_slot_was_caught_up(made.database_url, waited_seconds=60)
-    if len(check.strays) > max(STRAY_SHARE * check.slots, FEW_STRAYS):
-        result.failures.append(f"{len(check.strays)} slots are missing while nothing was broken: {check.strays[:5]}")
-    if result.plan.duration >= LEAST_TO_JUDGE:
+    is_long = result.plan.duration >= LEAST_TO_JUDGE
+    result.failures += check.strayed(FEW_STRAYS if is_long else STRAY_SHARE)
+    if is_long:
         result.failures += [f"{name} has grown" for name in result.watch.grown()]
 
 
