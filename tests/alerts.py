@@ -73,11 +73,12 @@ def node_metric_names() -> set[str]:
     return names
 
 
-def quickened(rules: str, *, divisor: int, thresholds: dict[str, tuple[int, int]]) -> str:
+def quickened(rules: str, *, divisor: int, shortest: int, thresholds: dict[str, tuple[int, int]]) -> str:
     """Rules that do not wait so long: every `for` is divided, and of the alerts that are named one number is replaced.
 
-    Numbers stay otherwise: they are the rhythm of the service itself, which a healthy one has to keep. Raises
-    AssertionError where an alert has not that number, so that nobody thinks to test what is shipped and does not.
+    `shortest`: no `for` becomes shorter than so many seconds. Numbers stay otherwise: they are the rhythm of the service
+    itself, which a healthy one has to keep. Raises AssertionError where an alert has not that number, so that nobody
+    thinks to test what is shipped and does not.
     """
     parts = re.split(r"(?=^      - alert: )", rules, flags=re.MULTILINE)
     for place, part in enumerate(parts):
@@ -90,7 +91,7 @@ def quickened(rules: str, *, divisor: int, thresholds: dict[str, tuple[int, int]
             parts[place] = changed + labels + rest
     return re.sub(
         r"^(\s+for: )(\w+)$",
-        lambda match: f"{match[1]}{max(1, _seconds(match[2]) // divisor)}s",
+        lambda match: f"{match[1]}{max(shortest, _seconds(match[2]) // divisor)}s",
         "".join(parts),
         flags=re.MULTILINE,
     )

@@ -169,7 +169,9 @@ def entries_of(url: str) -> Iterator[tuple[str, str]]:
                 b"zset": lambda key: client.zrange(key, 0, -1),
                 b"hash": client.hgetall,
             }
-            yield key.decode(errors="replace"), f"{key!r} {readers[client.type(key)](key)!r}"  # type: ignore[index] # not async
+            # What has a time to live may be gone meanwhile.
+            if (kind := client.type(key)) != b"none":
+                yield key.decode(errors="replace"), f"{key!r} {readers[kind](key)!r}"  # type: ignore[index] # not async
 
 
 def processes() -> Iterator[tuple[str, str]]:
@@ -184,7 +186,8 @@ def processes() -> Iterator[tuple[str, str]]:
 
 def files_of(folder: Path) -> Iterator[tuple[str, str]]:
     """Every file below a folder but those that hold the secrets: logs, metric files, results."""
-    for path in folder.rglob("*"):
+    for path in (Path(parent, name) for parent, _, names in os.walk(folder) for name in names):
         is_secret = any(parent.name.startswith("secrets") for parent in path.parents)
-        if path.is_file() and not is_secret:
-            yield str(path), path.read_bytes().decode("latin-1")
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            if path.is_file() and not is_secret:
+                yield str(path), path.read_bytes().decode("latin-1")

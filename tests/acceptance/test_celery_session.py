@@ -67,7 +67,9 @@ def session(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -
 
 
 def test_the_session_of_the_tutorial(session: Session) -> None:
-    registered = session.machine.run("celery", "-A", "aggregator", "inspect", "registered").stdout
+    # Until the one node has answered, instead of for a second.
+    patience = ("--destination", "celery@here", "--timeout", "60")
+    registered = session.machine.run("celery", "-A", "aggregator", "inspect", *patience, "registered").stdout
     assert "* aggregator.collect" in registered
     assert "celery@here: OK" in registered
     assert "1 node online" in registered
