@@ -76,7 +76,7 @@ def node_metric_names() -> set[str]:
 def quickened(rules: str, *, divisor: int, shortest: int, thresholds: dict[str, tuple[int, int]]) -> str:
     """Rules that do not wait so long: every `for` is divided, and of the alerts that are named one number is replaced.
 
-    `shortest`: no `for` becomes shorter than so many seconds. Numbers stay otherwise: they are the rhythm of the service
+    `shortest`: no `for` gets shorter than so many seconds. Numbers stay otherwise: they are the rhythm of the service
     itself, which a healthy one has to keep. Raises AssertionError where an alert has not that number, so that nobody
     thinks to test what is shipped and does not.
     """

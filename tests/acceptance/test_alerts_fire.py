@@ -1,8 +1,8 @@
 """A real Prometheus with the shipped rules, beside a real installation: quiet while all is well, then told in time.
 
 The rules wait for minutes. Here they are quickened, in a copy (tests/alerts.py): every `for` is a thirtieth, but three
-scrapes at least, and three thresholds are as short as the rhythm of what they look at allows. AGGREGATOR_TEST_ALERTS=full takes the rules as they
-are shipped, which takes about a quarter of an hour.
+scrapes at least, and three thresholds are as short as the rhythm of what they look at allows.
+AGGREGATOR_TEST_ALERTS=full takes the rules as they are shipped, which takes about a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from aggregator.embedded.postgres import EmbeddedPostgres
 from aggregator.embedded.process import end_process, start_process, wait_until
 from aggregator.embedded.valkey import EmbeddedValkey
 from tests.acceptance.conftest import Installed
-from tests.acceptance.machines import BEAT, Machine, machines, wait_for
-from tests.acceptance.machines import PATIENCE as machine_patience
+from tests.acceptance.machines import BEAT, PATIENCE, Machine, machines, wait_for
 from tests.alerts import OF_PROMETHEUS, RULES, alerts, quickened
 from tests.dashboards.promql import metrics
 from tests.databases import create_database, drop_database
@@ -46,7 +45,7 @@ SHORTEST_SECONDS = 6
 QUICK = {"AggregatorBeatSilent": (60, 6), "AggregatorNodeGone": (90, 30), "AggregatorNoWorker": (90, 30)}
 THRESHOLDS = {} if IS_FULL else QUICK
 RHYTHM = {"scrape": "15s", "evaluation": "15s"} if IS_FULL else {"scrape": "2s", "evaluation": "1s"}
-PATIENCE = timedelta(minutes=15) if IS_FULL else machine_patience
+LONGEST = timedelta(minutes=15) if IS_FULL else PATIENCE
 QUIET = timedelta(minutes=6) if IS_FULL else timedelta(seconds=6)
 #: A quickened alert that ends so soon was one of the machine, which did something else for some seconds.
 MOMENT_SECONDS = 0 if IS_FULL else 5
@@ -138,7 +137,7 @@ class Prometheus:
             found = self.firing()
             return name in found
 
-        assert wait_until(is_told, PATIENCE), (name, found)
+        assert wait_until(is_told, LONGEST), (name, found)
         alert = found[name]
         print(f"{name}: {time.monotonic() - since:.1f} s after the fault: {alert['annotations']}")  # noqa: T201 - what the issue asks for
         assert not re.search(r"error|no value|%!", " ".join(alert["annotations"].values()))
@@ -222,9 +221,9 @@ def test_alerts_are_silent_while_all_is_well_and_fire_when_beat_a_worker_or_a_ta
         worker = machine.start_worker()
         wait_for(url, "SELECT count(*) = 2 FROM aggregator.targets WHERE is_up")
         with prometheus(binary, tmp_path, machine) as asked:
-            assert wait_until(asked.evaluates, PATIENCE)
+            assert wait_until(asked.evaluates, LONGEST)
             # Prometheus begins to scrape after five seconds; what was absent until then is told at first.
-            assert wait_until(lambda: asked.scrapes() and not asked.firing(), PATIENCE)
+            assert wait_until(lambda: asked.scrapes() and not asked.firing(), LONGEST)
             assert_quiet(asked)
             texts = [exposed(machine, process) for process in ("exporter", "web")]
             for text in texts:
@@ -235,7 +234,7 @@ def test_alerts_are_silent_while_all_is_well_and_fire_when_beat_a_worker_or_a_ta
             application.shutdown()
             application.server_close()
             wait_for(url, "SELECT count(*) = 1 FROM aggregator.targets WHERE NOT is_up")
-            assert wait_until(lambda: not KILLED & set(asked.firing()), PATIENCE), asked.firing()
+            assert wait_until(lambda: not KILLED & set(asked.firing()), LONGEST), asked.firing()
             fault = time.monotonic()
             beat.kill()
             worker.kill()
