@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from figures import Connection, rows
 from prometheus_api import Numbers, Place, Prometheus, Sample, Span, own_labels
 
-JOB = "stepping"
+#: By this name it is due in the first quarter of an interval: a scrape that begins late is over before a value changes.
+JOB = "beside"
 GAUGES = ("wave", "high", "quantiles", "untyped", "up")
 COUNTERS = ("inner_total", "edge_total", "falling_total", "seconds_bucket", "seconds_sum", "seconds_count")
 QUANTILES = (0.1, 0.5, 0.9, 0.99)

@@ -30,6 +30,8 @@ from aggregator.embedded.ports import LOOPBACK, free_port
 from aggregator.embedded.process import end_process, start_process
 
 PATIENCE_SECONDS = 120.0
+#: So much longer than the windows take it goes on where the machine is too slow for clean ones.
+LONGEST_SECONDS = 600.0
 #: As long as a bucket of the finest tier that there is by default.
 DEFAULT_WINDOW = 60
 #: Scrapes keep this share of an interval away from its ends, where values change.
@@ -119,7 +121,7 @@ def main() -> None:
 
 
 def run(windows: int, *, window: int, interval: int) -> int:
-    """Scrape for some windows, then compare; gives the exit code."""
+    """Scrape until half of so many windows are clean, and one with a restart; then compare. Gives the exit code."""
     tier, steps = "1m" if window == DEFAULT_WINDOW else f"{window}s", Steps(window)
     with (
         serving(steps) as target,
@@ -132,10 +134,16 @@ def run(windows: int, *, window: int, interval: int) -> int:
         first = math.floor(time.time() / window) + 1
         while not any(steps.restarts_in(one) for one in range(first, first + windows)):
             first += 1
-        span = Span(first * window, window, windows, f"metrics_{tier}", interval)
-        time.sleep(max(0.0, span.end - time.time()))
-        wait_until(lambda: _is_rolled_up(connection, span), "the last window is rolled up")
-        return report(connection, theirs, span)
+        count, deadline = windows, (first + windows) * window + LONGEST_SECONDS
+        while True:
+            span = Span(first * window, window, count, f"metrics_{tier}", interval)
+            time.sleep(max(0.0, span.end - time.time()))
+            wait_until(lambda span=span: _is_rolled_up(connection, span), "the last window is rolled up")
+            clean = clean_windows(connection, theirs, span, margin=MARGIN * interval)
+            is_enough = len(clean) >= max(1, windows // 2) and any(steps.restarts_in(one // window) for one in clean)
+            if is_enough or time.time() > deadline:
+                return max(report(connection, theirs, span, clean), int(not is_enough))
+            count += 1
 
 
 def _has_samples(connection: Connection) -> bool:
@@ -150,18 +158,16 @@ def _is_rolled_up(connection: Connection, span: Span) -> bool:
     return bool(value(connection, statement, job=JOB, last=span.end - span.window))
 
 
-def report(connection: Connection, theirs: Prometheus, span: Span) -> int:
-    """Print the table; gives 1 where numbers differ that must not."""
-    windows = clean_windows(connection, theirs, span, margin=MARGIN * span.interval)
+def report(connection: Connection, theirs: Prometheus, span: Span, windows: set[int]) -> int:
+    """Print the table of these windows; gives 1 where numbers differ that must not."""
     print(f"{len(windows)} of {span.count} windows of {span.window} s, in which neither missed a scrape or was slow\n")
     print(
         "| Prometheus | here | compared | equal | largest difference | because |\n| --- | --- | --- | --- | --- | --- |"
     )
-    failed = len(windows) < max(1, span.count // 2)
-    for row in compared(connection, theirs, span, windows):
+    found = list(compared(connection, theirs, span, windows))
+    for row in found:
         print(row)
-        failed |= not row.is_as_promised
-    return int(failed)
+    return int(not all(row.is_as_promised for row in found))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg2
+from kombu import Connection
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -218,6 +219,15 @@ def right_answer(asked: Callable[[], Answer], is_right: Callable[[Answer], bool]
 
     assert wait_until(comes, PATIENCE), found
     return found[0]
+
+
+def unfinished(broker_url: str) -> int:
+    """How many collections wait for a worker; on Redis, with those that one has and did not acknowledge."""
+    with Connection(broker_url) as connection:
+        channel: Any = connection.default_channel
+        if connection.transport.driver_type == "redis":
+            return int(channel.client.llen("aggregator:aggregator.collect") + channel.client.hlen("aggregator:unacked"))
+        return int(channel.queue_declare("aggregator.collect", passive=True).message_count)
 
 
 def children(process: subprocess.Popen[bytes]) -> list[int]:

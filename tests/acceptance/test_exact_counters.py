@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from aggregator.embedded.process import wait_until
-from tests.acceptance.machines import PATIENCE, Machine, children, kill, machines, rows, wait_for
+from tests.acceptance.machines import (
+    PATIENCE,
+    Machine,
+    children,
+    kill,
+    machines,
+    right_answer,
+    rows,
+    unfinished,
+    wait_for,
+)
 from tests.effort import examples
 
 pytestmark = pytest.mark.acceptance
@@ -51,17 +60,10 @@ def machine(database_url: str, broker_url: str, tmp_path: Path) -> Iterator[Mach
 
 
 def exported(machine: Machine) -> Values:
-    """What the node's exporter says, by name without the prefix and by labels; nothing while it starts."""
-    address = machine.environment["AGGREGATOR_EXPORTER_LISTEN"]
-    try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
-            families = list(text_string_to_metric_families(response.read().decode()))
-    except OSError:
-        return {}
+    """What the node's exporter says, by name without the prefix and by labels."""
     return {
         (sample.name.removeprefix("aggregator_"), tuple(sorted(sample.labels.items()))): sample.value
-        for family in families
-        for sample in family.samples
+        for sample in right_answer(machine.samples, bool)
     }
 
 
@@ -70,16 +72,17 @@ def runs(values: Values, outcome: str) -> float:
 
 
 def test_counters_say_what_the_database_says_after_children_were_replaced_and_killed(
-    machine: Machine, database_url: str
+    machine: Machine, database_url: str, broker_url: str
 ) -> None:
     machine.run("aggregator", "db", "migrate")
     worker = machine.start_worker()
     wait_for(database_url, "SELECT count(*) = 1 FROM aggregator.nodes")
-    assert wait_until(lambda: bool(exported(machine)), PATIENCE)
     # Every task begins at 0, so that its first failure is an increase.
-    assert {runs(exported(machine), outcome) for outcome in ("ok", "failed")} == {0}
+    values = exported(machine)
+    assert {runs(values, outcome) for outcome in ("ok", "failed")} == {0}
     seen: set[int] = set()
     for sent in range(TASKS_A_ROUND, (ROUNDS + 1) * TASKS_A_ROUND, TASKS_A_ROUND):
+        seen.update(children(worker.process))
         machine.python_session(SEND)
 
         def all_ended(sent: int = sent) -> bool:
@@ -87,9 +90,12 @@ def test_counters_say_what_the_database_says_after_children_were_replaced_and_ki
             return runs(exported(machine), "ok") >= sent
 
         assert wait_until(all_ended, PATIENCE), exported(machine)
+        # Each is counted before its end is known to the broker.
+        assert wait_until(lambda: unfinished(broker_url) == 0, PATIENCE)
         before = children(worker.process)
         for child in before:
-            kill(child)
+            with suppress(ProcessLookupError):  # after its last task it ends by itself
+                kill(child)
         assert wait_until(lambda before=before: len(set(children(worker.process)) - set(before)) == CHILDREN, PATIENCE)
 
     values = exported(machine)
