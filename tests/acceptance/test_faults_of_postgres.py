@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from tests.acceptance.faults import postgres
@@ -14,7 +16,7 @@ from tests.acceptance.faults.fault import IS_LONG, LONG_VARIABLE, endure, endure
 from tests.acceptance.faults.scene import Cast, Scene, scene
 from tests.acceptance.faults.servers import Redis
 from tests.acceptance.ledger_check import Outage
-from tests.acceptance.machines import ask, children, rows
+from tests.acceptance.machines import PATIENCE, ask, children, rows
 from tests.small_disk import small_disk
 
 pytestmark = pytest.mark.acceptance
@@ -40,9 +42,18 @@ def assert_each_process_has_one_connection(here: Scene) -> None:
     (worker,) = here.workers
     assert worker.running is not None
     most: Counter[str] = Counter()
-    for _ in range(20):
-        most |= Counter(dict(rows(here.database_url, _SESSIONS)))
-        here.live(timedelta(seconds=0.1))
+    with closing(psycopg2.connect(here.database_url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+
+        def sessions() -> Counter[str]:
+            cursor.execute(_SESSIONS)
+            return Counter(dict(cursor.fetchall()))
+
+        # Of the test's own earlier looks the last one may still be there.
+        assert here.wait(lambda: "" not in sessions(), PATIENCE)
+        for _ in range(20):
+            most |= sessions()
+            here.live(timedelta(seconds=0.1))
     assert 1 <= most.pop("aggregator a") <= len(children(worker.running.process))
     assert most.pop("aggregator web", 0) <= 2
     assert not most

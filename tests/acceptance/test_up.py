@@ -25,7 +25,7 @@ from aggregator.embedded.process import wait_until
 from tests.acceptance.machines import COMMAND_TIMEOUT_SECONDS, PATIENCE, ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.acceptance
 
@@ -88,6 +88,14 @@ class Up:
 
     def processes(self) -> list[psutil.Process]:
         return [self.process, *self.process.children(recursive=True)]
+
+    def child(self, is_it: Callable[[psutil.Process], bool]) -> psutil.Process:
+        """The first of its own children of a kind."""
+        for process in self.process.children():
+            with contextlib.suppress(psutil.Error):
+                if is_it(process):
+                    return process
+        raise AssertionError(self.processes())
 
     def wait(self) -> int:
         assert self._process
@@ -227,10 +235,10 @@ def test_a_second_one_is_refused_and_what_dies_is_started_again_and_said(up: Up)
     web = up.environment["AGGREGATOR_WEB_LISTEN"]
     assert wait_until(lambda: listens(web), PATIENCE)
     for name in ("valkey-server", "postgres"):
-        next(process for process in up.process.children() if process.name() == name).kill()
+        up.child(lambda process, name=name: process.name() == name).kill()
     up.says("Valkey is up again")
     up.says("PostgreSQL is up again")
-    next(process for process in up.process.children() if process.cmdline()[-1:] == ["web"]).kill()
+    up.child(lambda process: process.cmdline()[-1:] == ["web"]).kill()
     # In how many seconds depends on how long it had run, which is a matter of the machine.
     up.says("web ended (signal 9), again in ")
     assert wait_until(lambda: listens(web), PATIENCE)

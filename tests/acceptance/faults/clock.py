@@ -51,9 +51,20 @@ def _second(scene: Scene) -> list[Actor]:
     return scene.workers[1:]
 
 
+def _is_said(scene: Scene) -> bool:
+    """Whether a worker has said that its clock is wrong; it says so once a minute."""
+    return "clock_differs" in scene.said()
+
+
 def _fault(name: str, expected: str, choose: Callable[[Scene], list[Actor]], offset: str) -> Fault:
     return Fault(
-        name, expected, _set(choose, offset), _set(choose, "+0"), lasts=timedelta(seconds=5), is_restorable=False
+        name,
+        expected,
+        _set(choose, offset),
+        _set(choose, "+0"),
+        lasts=timedelta(seconds=5),
+        is_restorable=False,
+        shows=_is_said,
     )
 
 

@@ -223,6 +223,10 @@ class Scene:
             proxy.close()
         return check_ledger(self.machines[0], self.database_url, outages=self.outages)
 
+    def said(self) -> str:
+        """All that everybody wrote."""
+        return "".join(running.said() for machine in self.machines for running in machine.started)
+
     def logs(self) -> str:
         """The ends of what everybody wrote."""
         logs = [running.log for machine in self.machines for running in machine.started]

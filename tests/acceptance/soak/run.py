@@ -86,7 +86,8 @@ def _mix(made: Scene, result: Result, say: Callable[[str], None]) -> None:
     bag: list[Fault] = []
     for number in range(1, round(plan.duration / plan.fault_every) + 1):
         _live(made, result.watch, until=began + number * plan.fault_every.total_seconds())
-        if time.monotonic() - began >= plan.duration.total_seconds():
+        # Each fault comes once, however slow the machine is.
+        if number > len(plan.faults) and time.monotonic() - began >= plan.duration.total_seconds():
             break
         # Every fault once before any comes again: an hour has some 120 of them.
         bag = bag or choice.sample(plan.faults, len(plan.faults))
