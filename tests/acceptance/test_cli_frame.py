@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.acceptance.machines import COMMAND_TIMEOUT_SECONDS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -27,7 +29,7 @@ def aggregator(*arguments: str, folder: Path, **environment: str) -> subprocess.
         env=inherited | {"HOME": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)} | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_TIMEOUT_SECONDS,
         check=False,
     )
 
@@ -40,7 +42,7 @@ def test_help_lists_every_command_without_loading_what_they_need(tmp_path: Path)
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_TIMEOUT_SECONDS,
         check=True,
     )
     assert "check " in done.stdout
@@ -133,7 +135,7 @@ def test_a_reader_that_goes_away_is_no_reason_to_complain(tmp_path: Path) -> Non
             stdout=closed,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=COMMAND_TIMEOUT_SECONDS,
             check=False,
         )
     assert done.stderr == ""

@@ -19,7 +19,7 @@ import pytest
 
 from aggregator.embedded.ports import free_port
 from aggregator.embedded.process import end_process, start_process, wait_until
-from tests.acceptance.machines import PATIENCE, ask, fetched, wait_for
+from tests.acceptance.machines import COMMAND_TIMEOUT_SECONDS, PATIENCE, ask, fetched, wait_for
 from tests.acceptance.units import FOLDER, Unit
 
 pytestmark = pytest.mark.acceptance
@@ -190,7 +190,13 @@ def test_a_worker_that_is_stopped_in_the_middle_of_a_task_ends_within_the_unit_s
     assert wait_until(lambda: "ready." in host.log("worker"), PATIENCE), host.log("worker")
     unit = Unit(FOLDER / "aggregator-worker.service")
     code = "from aggregator.tasks import collect; collect.delay('slow')"
-    subprocess.run([sys.executable, "-c", code], env=host.environment(unit), cwd=host.state, check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env=host.environment(unit),
+        cwd=host.state,
+        check=True,
+        timeout=COMMAND_TIMEOUT_SECONDS,
+    )
     wait_for(database_url, SLEEPS)
     took = stop(worker, "worker", sent=sent, may_leave=frozenset({"sleep"}))
     # Not before the soft shutdown's 10 s: a task that is nearly done gets to its end. The command is systemd's to end.
@@ -205,7 +211,7 @@ def test_the_worker_s_walls_hide_no_mount_and_make_none_read_only() -> None:
     seen = [
         subprocess.run(
             [*walls, sys.executable, "-c", SEE_MOUNTS],
-            env=environment, capture_output=True, text=True, check=True, timeout=60,
+            env=environment, capture_output=True, text=True, check=True, timeout=COMMAND_TIMEOUT_SECONDS,
         ).stdout
         for walls in ([], inside[:until])
     ]  # fmt: skip
@@ -228,5 +234,5 @@ def test_the_worker_s_walls_stand(attempt: str, refused: str) -> None:
     inside = unit.command(bin_folder=Path(sys.executable).parent)
     until = next(place for place, word in enumerate(inside) if word.endswith("/celery"))
     words = [*inside[:until], sys.executable, "-c", f"import os, socket; {attempt}"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=COMMAND_TIMEOUT_SECONDS)
     assert refused in done.stderr

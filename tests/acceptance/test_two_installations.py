@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from aggregator.embedded.postgres import EmbeddedPostgres
-from tests.acceptance.machines import BEAT, Machine, ask, machines, rows, wait_for
+from tests.acceptance.machines import BEAT, COMMAND_TIMEOUT_SECONDS, Machine, ask, machines, rows, wait_for
 from tests.databases import create_database, drop_database
 
 pytestmark = pytest.mark.acceptance
@@ -88,10 +88,11 @@ def test_two_installations_on_the_same_servers_do_not_meet(pair: tuple[Machine, 
     machine = pair[0]
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "aggregator", "control", "shutdown"],
-        env=machine.environment, cwd=machine.folder, capture_output=True, text=True, check=False, timeout=60,
+        env=machine.environment, cwd=machine.folder, capture_output=True, text=True, check=False,
+        timeout=COMMAND_TIMEOUT_SECONDS,
     )  # fmt: skip
     ended, other = pair[0].started[0].process, pair[1].started[0].process
-    assert ended.wait(timeout=60) is not None, done.stdout
+    assert ended.wait(timeout=COMMAND_TIMEOUT_SECONDS) is not None, done.stdout
     assert other.poll() is None
     before = ask(second, "SELECT count(*) FROM aggregator.collections")
     wait_for(second, "SELECT count(*) > %s FROM aggregator.collections", before + 2)

@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from aggregator.storage.schema import packaged_head
-from tests.acceptance.machines import BEAT, PATIENCE, ROOT, WORKER, Machine, Running, ask, machines, wait_for
+from tests.acceptance.machines import (
+    BEAT,
+    COMMAND_TIMEOUT_SECONDS,
+    PATIENCE,
+    ROOT,
+    WORKER,
+    Machine,
+    Running,
+    ask,
+    machines,
+    wait_for,
+)
 from tests.acceptance.whole import assert_every_slot_is_accounted_for, settle
 
 pytestmark = pytest.mark.acceptance
@@ -42,7 +53,9 @@ def git(*words: str) -> bytes:
     program = shutil.which("git")
     if program is None or not (ROOT / ".git").exists():
         pytest.skip("the version before is in the history of a git checkout, and this is none")
-    done = subprocess.run([program, "-C", str(ROOT), *words], capture_output=True, check=False, timeout=60)
+    done = subprocess.run(
+        [program, "-C", str(ROOT), *words], capture_output=True, check=False, timeout=COMMAND_TIMEOUT_SECONDS
+    )
     if done.returncode != 0:
         pytest.skip(f"git cannot tell the version before: {done.stderr.decode().strip()}")
     return done.stdout

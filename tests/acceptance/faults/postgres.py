@@ -17,7 +17,7 @@ from aggregator.embedded.wheels import postgres_binaries
 from tests.acceptance.faults.fault import Fault
 from tests.acceptance.faults.scene import Scene
 from tests.acceptance.faults.servers import Postgres
-from tests.acceptance.machines import PATIENCE, kill, rows
+from tests.acceptance.machines import COMMAND_TIMEOUT_SECONDS, PATIENCE, kill, rows
 from tests.small_disk import fill
 
 #: A moment longer than the service waits for a lock.
@@ -145,7 +145,11 @@ def _is_out_of_space(scene: Scene) -> bool:
 
 def _run(program: str, *words: str) -> None:
     done = subprocess.run(
-        [str(postgres_binaries() / program), *words], capture_output=True, text=True, check=False, timeout=60
+        [str(postgres_binaries() / program), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=COMMAND_TIMEOUT_SECONDS,
     )
     assert done.returncode == 0, done.stderr
 
