@@ -14,17 +14,22 @@ from aggregator.errors import EnvironmentRefusedError
 LOOPBACK = "127.0.0.1"
 #: From here to there: above what well-known services use, below the usual ephemeral range (32768 and up).
 _PORTS = (15_000, 32_000)
+_handed_out: set[int] = set()
 
 
 def free_port() -> int:
     """A port of the loopback address that nobody listens on just now.
 
     It lies below the range from which outgoing connections get theirs, or one of them might have it a moment later.
+    Who was given one may listen on it later only: no two calls of a process give the same.
     """
     while True:
         port = random.randrange(*_PORTS)  # noqa: S311 - nothing is secured by it
+        if port in _handed_out:
+            continue
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
             probe.bind((LOOPBACK, port))
+            _handed_out.add(port)
             return port
 
 

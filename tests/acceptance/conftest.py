@@ -9,9 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.embedded import ports
 from tests.acceptance.rabbitmq import RabbitMQ, rabbitmq_binary
 
 REQUIRE_VARIABLE = "AGGREGATOR_TEST_REQUIRE_SERVERS"
+
+
+def own_part(first: int, last: int) -> tuple[int, int]:
+    """Of the ports that are tried those of this process of the suite: others do not listen on all of theirs yet."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % count
+    width = (last - first) // count
+    return first + number * width, first + (number + 1) * width
+
+
+ports._PORTS = own_part(*ports._PORTS)
 
 
 def missing(what: str) -> None:

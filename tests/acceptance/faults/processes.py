@@ -69,9 +69,11 @@ def _kill_parents(scene: Scene) -> None:
     """SIGKILL to the workers' parents alone, as the kernel does when memory runs out."""
     for worker in scene.workers:
         assert worker.running is not None
-        orphans = psutil.Process(worker.process_id).children(recursive=True)
+        orphans: list[psutil.Process] = []
         worker.is_wanted = False
-        with suppress(ProcessLookupError):
+        # It may have ended by itself, and wait to be started again.
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            orphans = psutil.Process(worker.process_id).children(recursive=True)
             kill(worker.process_id)
         worker.running.process.wait()
         _, left = psutil.wait_procs(orphans, timeout=patience(_GRACE).total_seconds())

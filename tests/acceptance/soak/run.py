@@ -134,7 +134,8 @@ def _restore(made: Scene, began: datetime) -> None:
         actor.is_wanted = True  # one that is still ending is started again by its supervisor
         if actor.running is None or actor.running.process.poll() is not None:
             actor.start()
-        os.kill(actor.process_id, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(actor.process_id, signal.SIGCONT)
     now, wanted = datetime.now(UTC), made.shards()
     made.wait(lambda: wanted <= set(made.collected_since(now)), _RESTORE_PATIENCE)
     made.outages.append(Outage(began, datetime.now(UTC)))
