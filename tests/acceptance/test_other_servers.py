@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aggregator.embedded.postgres import EmbeddedPostgres
+from aggregator.embedded.process import wait_until
 from aggregator.embedded.wheels import postgres_binaries
 from tests.acceptance.conftest import missing
-from tests.acceptance.machines import BEAT, Machine, ask, machines, rows, wait_for
+from tests.acceptance.machines import BEAT, PATIENCE, Machine, machines, rows, wait_for
 from tests.acceptance.whole import (
     CONFIGURATION,
     TIME_PASSES,
     assert_every_slot_is_accounted_for,
     contents,
+    has_sealed,
     import_old,
     settle,
 )
@@ -91,8 +93,7 @@ def test_a_restored_backup_has_every_row_of_every_view_and_goes_on(
             begin(machine, database_url)
             start = import_old(machine)
             rows(database_url, TIME_PASSES)
-            machine.run("aggregator", "maintain")
-            assert ask(database_url, "SELECT count(*) FROM aggregator.sealed") > 0
+            assert wait_until(lambda: has_sealed(machine, database_url), PATIENCE)
             settle(machine, database_url)
             dump = str(tmp_path / "backup.dump")
             run(postgres_programs / "pg_dump", "--format=custom", "--schema=aggregator", f"--file={dump}", database_url)
