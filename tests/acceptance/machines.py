@@ -221,13 +221,16 @@ def right_answer(asked: Callable[[], Answer], is_right: Callable[[Answer], bool]
     return found[0]
 
 
-def unfinished(broker_url: str) -> int:
-    """How many collections wait for a worker; on Redis, with those that one has and did not acknowledge."""
+def unfinished(broker_url: str, *queues: str) -> int:
+    """How many messages wait for a worker; on Redis, with all those that one has and did not acknowledge."""
     with Connection(broker_url) as connection:
         channel: Any = connection.default_channel
-        if connection.transport.driver_type == "redis":
-            return int(channel.client.llen("aggregator:aggregator.collect") + channel.client.hlen("aggregator:unacked"))
-        return int(channel.queue_declare("aggregator.collect", passive=True).message_count)
+        if connection.transport.driver_type != "redis":
+            return sum(channel.queue_declare(f"aggregator.{name}", passive=True).message_count for name in queues)
+        with channel.client.pipeline() as at_once:
+            for name in queues:
+                at_once.llen(f"aggregator:aggregator.{name}")
+            return sum(at_once.hlen("aggregator:unacked").execute())
 
 
 def children(process: subprocess.Popen[bytes]) -> list[int]:

@@ -32,6 +32,7 @@ COLLECTED = """
     SELECT slot, claims, outcome FROM aggregator.collections AS c JOIN aggregator.shards AS s ON s.id = c.shard_id
     JOIN aggregator.sources AS o ON o.id = s.source_id WHERE o.name = 'often' AND NOT c.by_hand ORDER BY slot
 """
+WOKEN = "SELECT coalesce(max(woken_at) > %s, false) FROM aggregator.wakes WHERE job = 'collect:often'"
 FRAMES = """
     SELECT count(*), count(DISTINCT at) FROM aggregator.sample_frame AS f
     JOIN aggregator.targets AS t ON t.id = f.target_id JOIN aggregator.sources AS o ON o.id = t.source_id
@@ -62,18 +63,24 @@ def begin(machine: Machine, *, interval_seconds: int) -> timedelta:
 
 def collected_slots(database_url: str, broker_url: str) -> list[datetime]:
     """The slots that were collected, each at its first attempt, once nothing is under way any more."""
-    assert wait_until(lambda: unfinished(broker_url) == 0, PATIENCE)
+    assert wait_until(lambda: is_idle(broker_url), PATIENCE)
     wait_for(database_url, "SELECT count(*) = 0 FROM aggregator.collections WHERE finished_at IS NULL")
     found = rows(database_url, COLLECTED)
     assert all(claims == 1 and outcome == [1] for _, claims, outcome in found), found
     return [slot for slot, _, _ in found]
 
 
-def start_beat(machine: Machine, database_url: str) -> tuple[Running, datetime]:
-    """A beat that has woken something, and when that was at the latest."""
+def is_idle(broker_url: str) -> bool:
+    """Whether nothing is left of what beat has sent, nor of what came of that."""
+    return unfinished(broker_url, "collect", "node.here") == 0
+
+
+def start_beat(machine: Machine, database_url: str, broker_url: str) -> tuple[Running, datetime]:
+    """A beat that has woken the source, and when that was at the latest."""
+    assert wait_until(lambda: is_idle(broker_url), PATIENCE)  # what comes now is its own
     began = datetime.now(UTC)
     beat = machine.start(*BEAT)
-    wait_for(database_url, "SELECT coalesce(max(woken_at) > %s, false) FROM aggregator.wakes", began)
+    wait_for(database_url, WOKEN, began)
     return beat, datetime.now(UTC)
 
 
@@ -95,10 +102,10 @@ def test_a_beat_that_is_restarted_again_and_again_misses_no_slot(
     interval = begin(machine, interval_seconds=5)
     deadline = time.monotonic() + duration().total_seconds()
     away: list[tuple[datetime, datetime]] = []
-    beat, _ = start_beat(machine, database_url)
+    beat, _ = start_beat(machine, database_url, broker_url)
     for number in itertools.count():
         since = live_a_while(beat, is_killed=number % 2 == 0)
-        beat, until = start_beat(machine, database_url)
+        beat, until = start_beat(machine, database_url, broker_url)
         away.append((since, until))
         if time.monotonic() > deadline:
             break

@@ -91,7 +91,7 @@ def test_counters_say_what_the_database_says_after_children_were_replaced_and_ki
 
         assert wait_until(all_ended, PATIENCE), exported(machine)
         # Each is counted before its end is known to the broker.
-        assert wait_until(lambda: unfinished(broker_url) == 0, PATIENCE)
+        assert wait_until(lambda: unfinished(broker_url, "collect", "node.here") == 0, PATIENCE)
         before = children(worker.process)
         for child in before:
             with suppress(ProcessLookupError):  # after its last task it ends by itself

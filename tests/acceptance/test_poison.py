@@ -131,10 +131,10 @@ def test_a_message_that_kills_comes_back_twice_and_is_acknowledged(
         (tmp_path / "flag").touch()
         machine.python_session('from aggregator.tasks import collect; collect.delay("poison")')
         worker.says("Task handler raised error")
-        assert wait_until(lambda: unfinished(url) == 0, PATIENCE)
+        assert wait_until(lambda: unfinished(url, "collect") == 0, PATIENCE)
         worker.stop()
         # What a worker that is gone had not acknowledged would be there again.
-        assert unfinished(url) == 0
+        assert unfinished(url, "collect") == 0
         assert losses_of(worker) == MOST_RUNS
         assert "loss_unreported" not in worker.log.read_text()
         assert ask(database_url, "SELECT count(*) FROM aggregator.job_losses") == 0
