@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[2]
 #: For what must come: long enough for a slow machine that does other work as well, and costs time where it does not.
 PATIENCE = timedelta(seconds=180)
 COMMAND_TIMEOUT_SECONDS = 180
-_ERROR = re.compile(r"level='(error|critical)'|Traceback")
+#: In either format of the log.
+_ERROR = re.compile(r"""level(": "|=')(error|critical)|Traceback""")
 #: Quick to start, and without the chatter between workers that a test does not need.
 WORKER = ("celery", "-A", "aggregator", "worker", "--without-gossip", "--without-mingle")
 BEAT = ("celery", "-A", "aggregator", "beat")
