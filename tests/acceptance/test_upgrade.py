@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tarfile
+import zipfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -69,9 +69,8 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not came:
         pytest.skip(f"{newest.name} is not committed yet, or its commit is not in this shallow copy")
     folder = tmp_path_factory.mktemp("before")
-    with tarfile.open(fileobj=BytesIO(git("archive", "--format=tar", f"{came}^"))) as archive:
-        # Python 3.11 has filters from its fourth release on.
-        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    with zipfile.ZipFile(BytesIO(git("archive", "--format=zip", f"{came}^"))) as archive:
+        archive.extractall(folder)
     return folder
 
 
