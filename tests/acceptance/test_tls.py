@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.storage.bootstrap import bring_up
+from tests.acceptance.canary import MARK, SECRET, files_of, leaks
 from tests.acceptance.conftest import Installed, missing
 from tests.acceptance.machines import BEAT, WORKER, Machine, machines, right_answer, wait_for
 from tests.acceptance.rabbitmq import rabbitmq_binary
@@ -26,8 +27,9 @@ from tests.tls_server import Certificates
 
 pytestmark = pytest.mark.acceptance
 
-PASSWORD = "pass-w/rd of:the@test"
-BROKER_PASSWORD = "broker-password-of-the-test"
+#: Canaries: no file that anything here leaves behind may hold them.
+PASSWORD = f"{MARK} w/rd of:the@test"
+BROKER_PASSWORD = SECRET["rabbitmq"]
 CONFIGURATION = """
 [[sources]]
 name = "self"
@@ -88,6 +90,15 @@ def servers(open_directory: Path) -> Iterator[Servers]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def no_password_is_left_behind(tmp_path: Path) -> Iterator[None]:
+    """Logs, metric files, what beat keeps: of everything that a test's machine wrote."""
+    yield
+    texts = dict(files_of(tmp_path))
+    assert texts
+    assert {name: found for name, text in texts.items() if (found := leaks(text))} == {}
+
+
 def machine_of(folder: Path, urls: dict[str, str]) -> Machine:
     made = Machine(folder / "home", "here", urls)
     made.configure(CONFIGURATION)
@@ -130,6 +141,19 @@ def test_a_broker_of_another_authority_is_refused(servers: Servers, broker: str,
         for running in (machine.start(*WORKER), machine.start(*BEAT)):
             running.says(*REFUSED)
         machine.run_until(lambda said: "the broker cannot be reached" in said, "aggregator", "status", exit_code=1)
+
+
+def test_a_broker_that_refuses_the_password_is_not_told_of_with_it(servers: Servers, tmp_path: Path) -> None:
+    urls = servers.urls("rabbitmq")
+    urls["AGGREGATOR_BROKER_URL"] = urls["AGGREGATOR_BROKER_URL"].replace(BROKER_PASSWORD, f"{BROKER_PASSWORD}-wrong")
+    machine = machine_of(tmp_path, urls)
+    with machines(machine):
+        for running in (machine.start(*WORKER), machine.start(*BEAT)):
+            running.says("ACCESS_REFUSED")
+        done = right_answer(
+            lambda: machine.run("aggregator", "doctor", exit_code=None), lambda done: "ACCESS_REFUSED" in done.stdout
+        )
+    assert leaks(done.stdout + done.stderr) == []
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
