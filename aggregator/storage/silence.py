@@ -173,16 +173,26 @@ def _is_working(engine: Engine, backend: int) -> bool | None:
 
 
 def _end_session(engine: Engine, backend: int) -> None:
-    """End what waits for us in vain on the server, with its locks: by itself it would do so after a minute."""
+    """End what waits for us in vain on the server, with its locks.
+
+    By itself it would do so after a minute; in the middle of a COPY, whose wait no timeout of the server ends, never.
+    """
     _ask(engine, _END, backend)
 
 
 #: Use no index: the sessions are in memory.
 _ANSWERS = "SELECT %s"
-_STATE = "SELECT coalesce((SELECT coalesce(state, 'disabled') FROM pg_stat_activity WHERE pid = %s), 'gone')"
+#: In the middle of a COPY a server that waits for its client is `active`.
+_STATE = """
+    SELECT coalesce((
+        SELECT CASE WHEN wait_event = 'ClientRead' THEN 'waits' ELSE coalesce(state, 'disabled') END
+        FROM pg_stat_activity WHERE pid = %s
+    ), 'gone')
+"""
 _END = """
     SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-    WHERE pid = %s AND state LIKE 'idle in transaction%%' AND usename = current_user
+    WHERE pid = %s AND (state LIKE 'idle in transaction%%' OR state = 'active' AND wait_event = 'ClientRead')
+        AND usename = current_user
 """
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -86,6 +88,39 @@ def test_what_such_a_transaction_had_locked_is_free_again(database: Database, pr
 
     assert database.run(work) == 2
     assert len(tries) == 2
+
+
+@dataclass
+class Rows:
+    """Rows of a COPY, in the middle of which something happens."""
+
+    happens: Callable[[], None]
+    left: int = 2
+
+    def read(self, _size: int) -> bytes:
+        """As psycopg2 asks a file; the server has begun to read by then."""
+        self.left -= 1
+        if self.left == 0:
+            self.happens()
+        return b"1\n" if self.left >= 0 else b""
+
+
+def test_so_is_what_a_copy_had_locked_that_waits_for_its_rows(database: Database, proxy: SilentProxy) -> None:
+    tries = []
+
+    def work(connection: Connection) -> int:
+        connection.execute(text("LOCK TABLE aggregator.shards IN ACCESS EXCLUSIVE MODE"))
+        connection.execute(text("CREATE TEMPORARY TABLE copied (value int) ON COMMIT DROP"))
+        tries.append(1)
+        driver: Any = connection.connection.dbapi_connection
+        with driver.cursor() as cursor:
+            cursor.copy_expert("COPY copied FROM STDIN", Rows(proxy.forget if len(tries) == 1 else lambda: None))
+        return select(connection, 2)
+
+    started = time.monotonic()
+    assert database.run(work) == 2
+    assert len(tries) == 2
+    assert time.monotonic() - started < _SOON_SECONDS
 
 
 def test_a_statement_that_works_for_longer_than_an_answer_may_be_owed_is_left_alone(database: Database) -> None:
